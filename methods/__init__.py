@@ -1,0 +1,1 @@
+"""Unlearning methods: one paper, one file, one class."""

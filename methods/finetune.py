@@ -1,0 +1,38 @@
+"""Fine-tuning on the retain set: forgetting by not being reminded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import nn
+
+from unlearnbench.spec import Access, Count, Fraction, Method, NonNegative, Positive, Recipe
+from unlearnbench.task import Task
+from unlearnbench.training import train
+
+
+@dataclass(frozen=True)
+class FineTune(Method):
+    """Minimise CE(D_r; θ) from θo.
+
+    Defaults: Unlearn-Sparse (Jia et al. 2023, 2304.04934), which uses SGD with momentum .9, weight decay 5e-4 and batch
+    256 for all its methods, on CIFAR-10. Reference code: OPTML-Group/Unlearn-Sparse, not read for this file.
+    """
+
+    paper: ClassVar[str] = "Golatkar et al. 2020, 1911.04933 (as a baseline)"
+    needs: ClassVar[Access] = Access.RETAIN | Access.LABELS
+    toy: ClassVar[dict[str, Any]] = {"lr": 0.1, "epochs": 20, "batch_size": 32}
+
+    lr: Positive = 0.01
+    momentum: Fraction = 0.9
+    weight_decay: NonNegative = 5e-4
+    batch_size: Count = 256
+    epochs: Count = 10
+
+    def unlearn(self, model: nn.Module, task: Task) -> nn.Module:
+        recipe = Recipe(
+            optimizer="sgd", lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay,
+            batch_size=self.batch_size, epochs=self.epochs,
+        )  # fmt: skip
+        return train(model, task.retain, recipe)

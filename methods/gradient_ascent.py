@@ -1,0 +1,43 @@
+"""Gradient ascent on the forget set."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import nn
+from torch.nn import functional as F
+
+from unlearnbench.spec import Access, Count, Fraction, Method, NonNegative, Positive
+from unlearnbench.task import Task
+from unlearnbench.training import make_optimizer
+
+
+@dataclass(frozen=True)
+class GradientAscent(Method):
+    """Minimise -CE(D_f; θ) from θo.
+
+    Defaults: Unlearn-Sparse (2304.04934); its authors call lr 1e-4, 5 epochs tuned for class-wise CIFAR-10 only.
+    Reference code: OPTML-Group/Unlearn-Sparse, not read for this file. No retain data.
+    """
+
+    paper: ClassVar[str] = "Graves et al. 2021, 2010.10981; Thudi et al. 2022, 2109.13398"
+    needs: ClassVar[Access] = Access.FORGET | Access.LABELS
+    toy: ClassVar[dict[str, Any]] = {"lr": 2e-3, "batch_size": 32}
+
+    lr: Positive = 1e-4
+    momentum: Fraction = 0.9
+    weight_decay: NonNegative = 5e-4
+    batch_size: Count = 256
+    epochs: Count = 5
+
+    def unlearn(self, model: nn.Module, task: Task) -> nn.Module:
+        optimizer = make_optimizer(model.parameters(), "sgd", self.lr, self.momentum, self.weight_decay)
+        model.train()
+        for _ in range(self.epochs):
+            for x, y in task.forget.batches(self.batch_size):
+                loss = -F.cross_entropy(model(x), y)
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+        return model

@@ -1,0 +1,24 @@
+"""The original, untouched: the floor of forgetting."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from torch import nn
+
+from unlearnbench.spec import Access, Method
+from unlearnbench.task import Task
+
+
+@dataclass(frozen=True)
+class Identity(Method):
+    """θu = θo. A control: what every metric shows of a model that has forgotten nothing."""
+
+    paper: ClassVar[str] = "none: a control"
+    needs: ClassVar[Access] = Access(0)
+    changes: ClassVar[bool] = False
+    role: ClassVar[Literal["control"]] = "control"
+
+    def unlearn(self, model: nn.Module, task: Task) -> nn.Module:
+        return model

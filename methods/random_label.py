@@ -1,0 +1,55 @@
+"""Random labels: fine-tune the forget set on wrong labels, then the retain set on right ones."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from unlearnbench_methods.steps import other_labels
+
+from unlearnbench.spec import Access, Count, Fraction, Method, NonNegative, Positive
+from unlearnbench.task import Task
+from unlearnbench.training import make_optimizer
+
+
+@dataclass(frozen=True)
+class RandomLabel(Method):
+    """Each epoch: minimise CE(f; θ) with labels drawn anew for each batch, over all of D_f; then CE(D_r; θ) over D_r.
+
+    The scheme of Unlearn-Saliency (2310.12508) on CIFAR-10. That code draws from all classes, so that one label in K
+    stays true; ``exclude_true`` (on) draws from the others. Reference code: OPTML-Group/Unlearn-Saliency, not read for
+    this file. Defaults: batch, momentum and weight decay of Unlearn-Sparse (2304.04934).
+    """
+
+    paper: ClassVar[str] = "Golatkar et al. 2020, 1911.04933 (as a baseline); Fan et al. 2024, 2310.12508"
+    needs: ClassVar[Access] = Access.FORGET | Access.RETAIN | Access.LABELS
+    toy: ClassVar[dict[str, Any]] = {"batch_size": 32}
+
+    lr: Positive = 0.01
+    momentum: Fraction = 0.9
+    weight_decay: NonNegative = 5e-4
+    batch_size: Count = 256
+    epochs: Count = 10
+    exclude_true: bool = True
+
+    def unlearn(self, model: nn.Module, task: Task) -> nn.Module:
+        optimizer = make_optimizer(model.parameters(), "sgd", self.lr, self.momentum, self.weight_decay)
+        rng = task.generator("labels")
+        model.train()
+        for _ in range(self.epochs):
+            for samples in (task.forget, task.retain):
+                for x, y in samples.batches(self.batch_size):
+                    targets = y if samples is task.retain else self._labels(y, task.num_classes, rng)
+                    loss = F.cross_entropy(model(x), targets)
+                    optimizer.zero_grad()
+                    loss.backward()
+                    optimizer.step()
+        return model
+
+    def _labels(self, y: torch.Tensor, num_classes: int, rng: torch.Generator) -> torch.Tensor:
+        if self.exclude_true:
+            return other_labels(y, num_classes, rng)
+        return torch.randint(num_classes, y.shape, generator=rng, device=y.device)

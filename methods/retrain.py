@@ -1,0 +1,30 @@
+"""Retraining from scratch: the oracle that every other method is measured against."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from torch import nn
+
+from unlearnbench.spec import Access, Method
+from unlearnbench.task import Task
+
+
+@dataclass(frozen=True)
+class Retrain(Method):
+    """Fresh weights, the original's recipe, the retain set only. Every parameter and buffer is new.
+
+    Objective: min_θ CE(D_r; θ). Reference code: none needed. Its cost is that of the training.
+    """
+
+    paper: ClassVar[str] = "definition of exact unlearning (Bourtoule et al. 2021, 1912.03817)"
+    needs: ClassVar[Access] = Access.RETAIN | Access.LABELS
+    role: ClassVar[Literal["oracle"]] = "oracle"
+
+    def prepare(self, task: Task) -> nn.Module:
+        return task.train(task.fresh_model("initial weights"), task.retain)
+
+    def unlearn(self, model: nn.Module, task: Task) -> nn.Module:
+        assert task.prepared is not None
+        return task.prepared

@@ -1,0 +1,78 @@
+"""Reports: `Results` in, files out. The comparison as text, Markdown, CSV and LaTeX, and figures as PNG and PDF."""
+
+from __future__ import annotations
+
+import io
+import os
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from unlearnbench.results import Results
+
+from .tables import comparison, latex, markdown, terminal
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["comparison", "latex", "markdown", "render", "terminal"]
+
+FORMATS = {"png": {"Software": None}, "pdf": {"CreationDate": None}}  # metadata: the same figure, the same bytes
+
+
+def render(results: Results, out: Path, figures: Mapping[str, Callable[[Results], Figure | None]]) -> list[Path]:
+    """Write ``comparison.{csv,md,tex,txt}`` and every figure as PNG and PDF under ``out``; return what was written.
+
+    Each file appears whole or not at all. A figure that raises is left out with a warning; of one that does not apply,
+    or that failed, no file of an earlier report stays behind.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    tables = {
+        "comparison.csv": comparison(results).to_csv(index=False),
+        "comparison.md": markdown(results),
+        "comparison.tex": latex(results),
+        "comparison.txt": terminal(results),
+    }
+    written = [_replace(out / name, text.encode()) for name, text in tables.items()]
+    for name, draw in figures.items():
+        try:
+            files = _figure_files(draw(results))
+        except Exception as error:  # a figure is a plugin: whatever it raises must not cost the others
+            warnings.warn(f"figure {name!r} failed: {type(error).__name__}: {error}", RuntimeWarning, stacklevel=2)
+            files = {}
+        for suffix in FORMATS:
+            path = out / f"{name}.{suffix}"
+            if suffix in files:
+                written.append(_replace(path, files[suffix]))
+            else:
+                path.unlink(missing_ok=True)
+    return written
+
+
+def _figure_files(figure: Figure | None) -> dict[str, bytes]:
+    """The figure in each format; no pyplot, so the caller's backend and settings stay as they are."""
+    if figure is None:
+        return {}
+    from matplotlib import rc_context
+
+    files = {}
+    with rc_context({"pdf.fonttype": 42}):  # text in a PDF stays text
+        if layout := figure.get_layout_engine():  # once, not once per format
+            layout.execute(figure)
+            figure.set_layout_engine("none")
+        for suffix, metadata in FORMATS.items():
+            buffer = io.BytesIO()
+            figure.savefig(buffer, format=suffix, dpi=200, metadata=metadata)
+            files[suffix] = buffer.getvalue()
+    return files
+
+
+def _replace(path: Path, data: bytes) -> Path:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_bytes(data)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path

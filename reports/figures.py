@@ -1,0 +1,277 @@
+"""The figures of a report: each takes `Results` and returns a Figure, or None where it does not apply.
+
+``camu_curves.json`` holds the relearning curves of CaMU's authors (Shen et al., SDM 2024), digitised from the figures
+in their public code, not taken from a table: accuracy on the retain set minus accuracy on the forget set in points,
+point k after 100k + 1 updates, one list per method and figure ("CIFAR10random", "CIFAR10class", "CIFAR100random",
+"CIFAR100class"). The error is about ±0.02 points in the random and ±0.2 in the class scenarios. "Causal" is CaMU, "TS"
+the incompetent teacher.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from importlib import resources
+from math import ceil
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator, ScalarFormatter, SymmetricalLogLocator
+
+from unlearnbench.results import Results
+from unlearnbench.spec import UnlearnBenchError
+
+from .panels import comparison
+from .style import Style, axis_label, canvas, headline, label, legend, panels_of, roles, styles
+
+SD = "one standard deviation"
+
+
+# --- relearning ------------------------------------------------------------------------------------------------------
+
+
+def relearning(results: Results) -> Figure | None:
+    """CaMU's relearning curves: accuracy on retain minus accuracy on forget while only the retain set is trained on."""
+    panels = panels_of(results.curves)
+    if not panels:
+        return None
+    columns = min(len(panels), 2)
+    title = headline(results, "relearning on the retain set", f"band: {SD}")
+    figure, axes = canvas(title, ceil(len(panels) / columns), columns, (4.2, 3.5))
+    looks = styles(results)
+    handles: dict[str, Any] = dict.fromkeys(map(label, looks))
+    for ax, (name, curves) in zip(axes.flat, panels, strict=False):
+        handles |= _curves(ax, curves, looks)
+        ax.set(title=name, xlabel="Batches", ylabel="Accuracy difference (points)")
+    for ax in axes.flat[len(panels) :]:
+        ax.set_axis_off()
+    legend(figure, handles)
+    return figure
+
+
+def _curves(ax: Axes, curves: pd.DataFrame, looks: dict[str, Style]) -> dict[str, Any]:
+    handles = {}
+    for method, style in looks.items():
+        curve = curves[curves["method"] == method]
+        if len(curve):
+            sns.lineplot(
+                curve, x="updates", y="difference", ax=ax, errorbar="sd", color=style.color, linewidth=style.width,
+                linestyle=style.dashes, zorder=style.order, err_kws={"alpha": 0.18, "linewidth": 0},
+            )  # fmt: skip
+            handles[label(method)] = ax.lines[-1]
+    return handles
+
+
+AUTHORS = {
+    "Retrain": "#999999", "TS": "#984ea3", "Boundary": "#4daf4a", "Unrolling": "#ff7f00", "NegGrad": "#f781bf",
+    "Causal": "#377eb8",
+}  # fmt: skip
+SAME = {"camu": "Causal", "gradient_ascent": "NegGrad"}  # ours that the authors drew too
+OTHERS = ["#e41a1c", "#a65628", "#1b1b1b", "#66c2a5"]
+
+
+def relearning_authors(results: Results) -> Figure | None:
+    """The curves of CaMU's authors (left) beside ours (right), in their colours, where the suite names their figures.
+
+    ``settings["authors_curves"]`` maps scenarios to names in ``camu_curves.json``; others raise UnlearnBenchError.
+    """
+    names = results.settings.get("authors_curves", {})
+    panels = panels_of(results.curves[results.curves["scenario"].isin(list(names))])
+    if not panels:
+        return None
+    published = json.loads((resources.files(__package__) / "camu_curves.json").read_text("utf-8"))
+    title = headline(results, "relearning, the authors' curves (digitised) and ours", f"band: {SD}")
+    figure, axes = canvas(title, len(panels), 2, (4.2, 3.7), sharex="row", sharey="row")
+    looks = _authors_styles(results)
+    handles: dict[str, Any] = dict.fromkeys([*(f"{method} (authors)" for method in AUTHORS), *map(label, looks)])
+    for (left, right), (name, curves) in zip(axes, panels, strict=True):
+        key = names[curves["scenario"].iloc[0]]
+        if key not in published:
+            raise UnlearnBenchError(f"authors_curves: no figure {key!r}; expected one of {', '.join(published)}")
+        theirs = pd.DataFrame(published[key]).melt(var_name="method", value_name="difference", ignore_index=False)
+        theirs["updates"] = 100 * theirs.index + 1
+        drawn = _curves(left, theirs, {method: Style("", color, width=3.5) for method, color in AUTHORS.items()})
+        handles |= {f"{method} (authors)": line for method, line in drawn.items()}
+        handles |= _curves(right, curves, looks)
+        left.set(title=f"authors: {key}", xlabel="Batches", ylabel="Accuracy difference (points)")
+        right.set(title=f"ours: {name}", xlabel="Batches")
+    legend(figure, handles)
+    return figure
+
+
+def _authors_styles(results: Results) -> dict[str, Style]:
+    looks, others = {}, itertools.cycle(OTHERS)
+    for method, role in roles(results).items():
+        twin = "Retrain" if role == "oracle" else SAME.get(method)
+        dashes = (0, (1, 1)) if role == "control" else "-"
+        looks[method] = Style(role, AUTHORS[twin] if twin else next(others), dashes=dashes, width=3.5)
+    return looks
+
+
+# --- accuracy, cost, attacks -----------------------------------------------------------------------------------------
+
+
+def _stats(rows: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """mean, std, low, high of a metric by method, where there is a value."""
+    return rows[(rows["metric"] == metric) & (rows["n"] > 0)].set_index("method")[["mean", "std", "low", "high"]]
+
+
+def _joined(rows: pd.DataFrame, x: str, y: str) -> pd.DataFrame:
+    """x, x_std, y, y_std by method, where both metrics have a value; no spread is 0."""
+    both = _stats(rows, x)[["mean", "std"]].join(_stats(rows, y)[["mean", "std"]], how="inner", rsuffix="_y")
+    return both.fillna(0.0).set_axis(["x", "x_std", "y", "y_std"], axis="columns")
+
+
+def _points(ax: Axes, points: pd.DataFrame, looks: dict[str, Style]) -> dict[str, Any]:
+    handles = {}
+    for method, (x, x_std, y, y_std) in zip(points.index, points.to_numpy(), strict=True):
+        style = looks[method]
+        drawn = ax.errorbar(
+            x, y, xerr=x_std, yerr=y_std, color=style.color, linestyle="none", marker=style.marker, elinewidth=1.1,
+            markersize=13 if style.role == "oracle" else 7, markeredgecolor="white", markeredgewidth=0.6,
+            zorder=style.order,
+        )  # fmt: skip
+        handles[label(method)] = drawn.lines[0]
+    return handles
+
+
+def forget_retain(results: Results) -> Figure | None:
+    """Forget against retain accuracy: all methods on the left, the oracle's neighbourhood enlarged on the right."""
+    panels = [(name, _joined(rows, "ra", "fa")) for name, rows in panels_of(comparison(results))]
+    panels = [(name, points) for name, points in panels if len(points)]
+    if not panels:
+        return None
+    title = headline(results, "forget against retain accuracy", f"bars: {SD}")
+    figure, axes = canvas(title, len(panels), 2, (3.7, 3.3))
+    looks = styles(results)
+    handles: dict[str, Any] = dict.fromkeys(map(label, looks))
+    for (left, right), (name, points) in zip(axes, panels, strict=True):
+        handles |= _points(left, points, looks)
+        center = next((method for method in points.index if looks[method].role == "oracle"), points.index[0])
+        _points(right, _enlarge(left, right, points, center), looks)
+        for ax, part in ((left, "all methods"), (right, f"nearest {label(center)}")):
+            x_label, y_label = (axis_label(results.metrics[metric]) for metric in ("ra", "fa"))
+            ax.set(title=f"{name}, {part}", xlabel=x_label, ylabel=y_label)
+    legend(figure, handles)
+    return figure
+
+
+def _enlarge(left: Axes, right: Axes, points: pd.DataFrame, center: str) -> pd.DataFrame:
+    """Limit ``right`` to ``center`` and the half nearest to it, frame it in ``left``, return the points inside."""
+    distance = np.hypot(points["x"] - points["x"][center], points["y"] - points["y"][center])
+    near = points.loc[distance.sort_values().index[: max(3, ceil(len(points) / 2))]]
+    spread = near[["x_std", "y_std"]].to_numpy()
+    low, high = (near[["x", "y"]] - spread).min(), (near[["x", "y"]] + spread).max()
+    margin = (0.15 * (high - low)).clip(lower=0.2)
+    low, high = low - margin, high + margin
+    right.set(xlim=(low["x"], high["x"]), ylim=(low["y"], high["y"]))
+    frame = Rectangle((low["x"], low["y"]), high["x"] - low["x"], high["y"] - low["y"], fill=False, edgecolor="0.4")
+    left.add_patch(frame)
+    return points[points["x"].between(low["x"], high["x"]) & points["y"].between(low["y"], high["y"])]
+
+
+def cost_gap(results: Results) -> Figure | None:
+    """Cost of each method against its average gap to the oracle, with the Pareto front of the methods.
+
+    The cost is wall time or, where machines mix, gradient evaluations. Controls, which cost nothing, are level lines.
+    """
+    panels = []
+    for name, rows in panels_of(comparison(results)):
+        cost = "seconds" if len(_stats(rows, "seconds")) else "gradients"
+        gaps = _stats(rows, "avg_gap")["mean"]
+        points = _joined(rows, cost, "avg_gap")
+        points = points[points["x"] > 0]
+        if len(points):
+            panels.append((name, cost, points, gaps))
+    if not panels:
+        return None
+    title = headline(results, "cost against average gap, with the Pareto front of the methods", f"bars: {SD}")
+    figure, axes = canvas(title, ceil(len(panels) / 2), min(len(panels), 2), (4.2, 3.6))
+    looks = styles(results)
+    handles: dict[str, Any] = dict.fromkeys(map(label, looks))
+    for ax, (name, cost, points, gaps) in zip(axes.flat, panels, strict=False):
+        handles |= _points(ax, points[[looks[m].role != "control" for m in points.index]], looks)
+        for control in (m for m in gaps.index if looks[m].role == "control"):
+            line = ax.axhline(gaps[control], color=looks[control].color, linestyle=looks[control].dashes, zorder=1)
+            handles[f"{label(control)} (no cost)"] = line
+        ax.set_xscale("log")
+        ax.set_yscale("symlog", linthresh=1.0, linscale=0.5, subs=[2, 3, 4, 5, 6, 7, 8, 9])
+        ax.yaxis.set_major_locator(SymmetricalLogLocator(base=10, linthresh=1.0, subs=[1, 2, 5]))
+        ax.yaxis.set_major_formatter(ScalarFormatter())
+        ax.set_ylim(-0.5, 1.4 * max(1.0, ax.dataLim.y1))  # room for the names below
+        _front(ax, points[[looks[m].role == "method" for m in points.index]], looks)
+        ax.set(title=name, xlabel=axis_label(results.metrics[cost]), ylabel=axis_label(results.metrics["avg_gap"]))
+    for ax in axes.flat[len(panels) :]:
+        ax.set_axis_off()
+    legend(figure, handles)
+    return figure
+
+
+def _front(ax: Axes, points: pd.DataFrame, looks: dict[str, Style]) -> None:
+    """The methods that no other beats in cost and gap, as a step line; nothing lies below it but their names."""
+    ordered = points.sort_values(["x", "y"])
+    front = ordered[ordered["y"] < ordered["y"].cummin().shift(fill_value=np.inf)]
+    if front.empty:
+        return
+    (left, right), top = ax.get_xlim(), ax.get_ylim()[1]
+    share = min(0.6, 0.04 + 0.021 * len(label(front.index[0])))  # of the width, for the first name
+    ax.set_xlim(left * (left / right) ** (share / (1 - share)), right)
+    xs, ys = [front["x"].iloc[0], *front["x"], right], [top, *front["y"], front["y"].iloc[-1]]
+    ax.step(xs, ys, where="post", color="0.35", linewidth=1.0, zorder=1)
+    height = 1.0
+    for member, point in zip(front.index, front[["x", "y"]].to_numpy(), strict=True):
+        x, y = (ax.transScale + ax.transLimits).transform(point)
+        height = min(y - 0.02, height - 0.06)  # names close to each other are stacked
+        name = label(member)
+        ax.text(
+            x - 0.02,
+            height,
+            name,
+            ha="right",
+            va="top",
+            color=looks[member].color,
+            fontsize=8.5,
+            transform=ax.transAxes,
+        )
+
+
+def attack_oracle(results: Results) -> Figure | None:
+    """Each attack's value per method against the oracle's, with 95% t intervals."""
+    attacks = [metric for metric in results.metrics.values() if metric.family == "leakage"]
+    panels = [
+        (name, [_stats(rows, attack.name) for attack in attacks]) for name, rows in panels_of(comparison(results))
+    ]
+    panels = [(name, stats) for name, stats in panels if any(len(stat) for stat in stats)]
+    if not panels:
+        return None
+    looks = styles(results)
+    methods = list(looks)
+    title = headline(results, "attacks, against the oracle", "bars and band: 95% t interval")
+    figure, axes = canvas(title, len(panels), len(attacks), (3.9, 0.8 + 0.27 * len(methods)), sharey=True)
+    for row, (name, stats) in zip(axes, panels, strict=True):
+        for ax, attack, stat in zip(row, attacks, stats, strict=True):
+            for method in stat.index:
+                _dot(ax, methods.index(method), stat.loc[method], looks[method])
+            for method in set(methods) - set(stat.index):
+                y = methods.index(method)
+                ax.text(0.02, y, "no value", color="0.5", va="center", fontsize=8.5, transform=ax.get_yaxis_transform())
+            ax.set(title=name, xlabel=axis_label(attack))
+            ax.xaxis.set_major_locator(MaxNLocator(5))
+            ax.set_yticks(range(len(methods)), [label(method) for method in methods])
+            ax.set_ylim(len(methods) - 0.5, -0.5)
+    return figure
+
+
+def _dot(ax: Axes, y: int, stat: pd.Series, style: Style) -> None:
+    low, high = stat["low"], stat["high"]
+    if style.role == "oracle":
+        ax.axvline(stat["mean"], color="black", linestyle=style.dashes, linewidth=1.2, zorder=1)
+        ax.axvspan(*np.nan_to_num([low, high], nan=stat["mean"]), color="0.85", linewidth=0, zorder=0)
+    ax.plot([low, high], [y, y], color=style.color, linewidth=1.6, zorder=style.order)
+    size = 12 if style.role == "oracle" else 7
+    ax.plot(stat["mean"], y, color=style.color, marker=style.marker, markersize=size, zorder=style.order)

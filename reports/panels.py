@@ -1,0 +1,251 @@
+"""The comparison as panels of text: what stands in each place of a table, before any format is chosen."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from string import ascii_lowercase
+from typing import NamedTuple
+
+import pandas as pd
+
+from unlearnbench.results import Results
+from unlearnbench.spec import Metric
+from unlearnbench.stats import gap_metrics, paired_gaps, refuse_mixed_devices, summary_table
+
+ARROWS = {"high": "↑", "low": "↓", "oracle": "≈"}
+LEGEND = (
+    "≈ nearest the oracle is best, ↓ lowest, ↑ highest. The best method is {best}; the oracle and the controls do not "
+    "compete. ± is the standard deviation over seeds, in the gaps half the 95% t interval; without ± all seeds agree, "
+    "or there is one. > marks a lower bound."
+)
+NOTHING = "—"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One place of a table. ``marks`` are the letters of its footnotes."""
+
+    text: str
+    best: bool = False
+    marks: str = ""
+
+
+@dataclass(frozen=True)
+class Line:
+    method: str
+    role: str
+    marks: str
+    entries: list[Entry]
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A table: ``headers`` are (label, unit and arrow); ``notes`` are (letter or "", sentence)."""
+
+    title: str
+    headers: list[tuple[str, str]]
+    lines: list[Line]
+    notes: list[tuple[str, str]]
+
+    def columns(self, start: int, stop: int) -> Panel:
+        """The same panel with some of its columns, without its notes."""
+        lines = [replace(line, entries=line.entries[start:stop]) for line in self.lines]
+        return Panel(self.title, self.headers[start:stop], lines, [])
+
+
+@dataclass(frozen=True)
+class Section:
+    """Everything about one dataset and scenario."""
+
+    title: str
+    panels: list[Panel]
+
+
+@dataclass(frozen=True)
+class Column:
+    """A metric, or its signed gap to the oracle, as a column of the comparison."""
+
+    metric: Metric
+    gap: bool = False
+
+    @property
+    def name(self) -> str:
+        return self.metric.name + "_gap" * self.gap
+
+
+def comparison(results: Results) -> pd.DataFrame:
+    """The one tidy table: dataset, scenario, method, metric, mean, std, low, high, n, note (see `summary_table`).
+
+    Signed gaps to the oracle stand in it as metrics named ``<name>_gap``. Values that belong to a machine are empty
+    where machines mix.
+    """
+    values = refuse_mixed_devices(results.values, results.metrics)
+    return summary_table(pd.concat([values, paired_gaps(values, results.metrics)], ignore_index=True))
+
+
+def sections(results: Results) -> Iterator[Section]:
+    """One section per dataset and scenario, in the suite's order."""
+    roles = dict(zip(results.values["method"], results.values["role"], strict=True))
+    for (dataset, scenario), table in comparison(results).groupby(["dataset", "scenario"], sort=False):
+        values = results.values.query("dataset == @dataset and scenario == @scenario")
+        found = Found(Stat)
+        for line in table.itertuples(index=False):
+            found[str(line.method), str(line.metric)] = Stat(*line[4:])
+        lines = {str(method): roles[method] for method in table["method"].unique()}
+        panels = [_panel(title, columns, lines, found) for title, columns in _columns(results.metrics).items()]
+        yield Section(_title(values, dataset, scenario), [panel for panel in panels if panel.headers])
+
+
+def _title(values: pd.DataFrame, dataset: object, scenario: object) -> str:
+    seeds = len(values[["split_seed", "seed"]].drop_duplicates())
+    counted = "single seed: no intervals" if seeds == 1 else f"{seeds} seeds"
+    parts = [dataset, scenario, ", ".join(values["model"].astype(str).unique()), counted]
+    return " · ".join(clean(part, 60) for part in parts) + " · quick" * bool(values["quick"].any())
+
+
+def _columns(metrics: Mapping[str, Metric]) -> dict[str, list[Column]]:
+    late = [metric.family in ("relearning", "cost") for metric in metrics.values()]
+    plain = [Column(metric) for metric in metrics.values()]
+    return {
+        "Accuracy, attacks and distance to the oracle": [
+            column for column, is_late in zip(plain, late, strict=True) if not is_late
+        ],
+        "Signed gaps to the oracle (paired by seed, mean and 95% t interval)": [
+            Column(metric, gap=True) for metric in gap_metrics(metrics)
+        ],
+        "Relearning and cost": [column for column, is_late in zip(plain, late, strict=True) if is_late],
+    }
+
+
+class Stat(NamedTuple):
+    """What the comparison says of one method and metric; without values, what it says of nothing."""
+
+    mean: float = math.nan
+    std: float = math.nan
+    low: float = math.nan
+    high: float = math.nan
+    n: int = 0
+    note: str = ""
+
+
+Found = defaultdict[tuple[str, str], Stat]  # by method and metric
+
+
+def _panel(title: str, columns: list[Column], roles: Mapping[str, str], found: Found) -> Panel:
+    columns = [c for c in columns if any((method, c.name) in found for method in roles)]
+    kept = [c for c in columns if any(found[method, c.name].n for method in roles)]
+    best = {c: _best(c, roles, found) for c in kept}
+    common = {c: _common(*(_sentences(found[m, c.name]) for m in roles if found[m, c.name].n)) for c in kept}
+    letters: dict[str, str] = {}
+    lines = []
+    for method, role in roles.items():
+        cells = {c: found[method, c.name] for c in kept}
+        own = {c: [s for s in _sentences(cell) if s not in common[c]] for c, cell in cells.items()}
+        shared = _common(*own.values())
+        entries = [
+            Entry(_text(c, cell), method in best[c], _mark(letters, [s for s in own[c] if s not in shared]))
+            for c, cell in cells.items()
+        ]
+        lines.append(Line(clean(method, 60), role, _mark(letters, shared), entries))
+    notes = [(letter, clean(sentence, 200)) for sentence, letter in letters.items()]
+    notes += [("", clean(sentence, 300)) for sentence in _grouped({c: "; ".join(common[c]) for c in kept})]
+    notes += [("", clean(f"Without {sentence}", 300)) for sentence in _grouped(_dropped(columns, kept, roles, found))]
+    notes += [("", clean(sentence, 300)) for sentence in _controls(kept, roles, found)]
+    return Panel(title, [(clean(c.metric.label, 40), _unit(c)) for c in kept], lines, notes)
+
+
+def _sentences(cell: Stat) -> list[str]:
+    return cell.note.split("; ") if cell.note else []
+
+
+def _common(*lists: list[str]) -> list[str]:
+    """What stands in each of several lists of sentences, so that it need not be said of each."""
+    return [sentence for sentence in lists[0] if all(sentence in other for other in lists)] if len(lists) > 1 else []
+
+
+def _mark(letters: dict[str, str], sentences: list[str]) -> str:
+    for sentence in sentences:
+        tens, ones = divmod(len(letters), 26)
+        letters.setdefault(sentence, (ascii_lowercase[tens - 1] if tens else "") + ascii_lowercase[ones])
+    return ",".join(sorted(letters[sentence] for sentence in sentences))
+
+
+def _dropped(columns: list[Column], kept: list[Column], roles: Mapping[str, str], found: Found) -> dict[Column, str]:
+    """Why the columns without any value are empty: the reason that most methods have."""
+    notes = {c: Counter(found[method, c.name].note for method in roles) for c in columns if c not in kept}
+    return {c: counts.most_common(1)[0][0] for c, counts in notes.items()}
+
+
+def _grouped(reasons: Mapping[Column, str]) -> list[str]:
+    labels = defaultdict(list)
+    for column, reason in reasons.items():
+        labels[reason].append(column.metric.label)
+    return [f"{', '.join(names)}: {reason}." for reason, names in labels.items() if reason]
+
+
+def _controls(kept: list[Column], roles: Mapping[str, str], found: Found) -> Iterator[str]:
+    for column in kept:
+        if column.metric.family == "oracle-distance" and not column.gap and column.metric.better != "oracle":
+            rivals = {method: role for method, role in roles.items() if role != "oracle"}
+            scores = {method: _score(column, method, rivals, found) for method in rivals}
+            first = min(scores, key=scores.__getitem__, default="")
+            if rivals.get(first) == "control" and not math.isnan(scores[first]):
+                yield (
+                    f"{column.metric.label} ranks {first} first, a control that forgets nothing: "
+                    "here it cannot tell forgetting from leaving the model alone."
+                )
+
+
+def _score(column: Column, method: str, roles: Mapping[str, str], found: Found) -> float:
+    """What the best method has least of; NaN without a value."""
+    mean = found[method, column.name].mean
+    if column.gap:
+        return abs(mean)
+    if column.metric.better == "oracle":
+        oracle = next((name for name, role in roles.items() if role == "oracle"), "")
+        return abs(mean - found[oracle, column.name].mean)
+    return -mean if column.metric.better == "high" else mean
+
+
+def _best(column: Column, roles: Mapping[str, str], found: Found) -> set[str]:
+    """The best methods; those that print the same number are equally good."""
+    scores = {method: _score(column, method, roles, found) for method, role in roles.items() if role == "method"}
+    scores = {method: score for method, score in scores.items() if not math.isnan(score)}
+    first = quantity(min(scores.values(), default=0.0), math.nan, column.metric)
+    return {method for method, score in scores.items() if quantity(score, math.nan, column.metric) == first}
+
+
+def _text(column: Column, cell: Stat) -> str:
+    if not cell.n:
+        return NOTHING
+    spread = (cell.high - cell.low) / 2 if column.gap else cell.std
+    return ">" * cell.note.startswith(">") + quantity(cell.mean, spread, column.metric, sign="+" * column.gap)
+
+
+def quantity(mean: float, spread: float, metric: Metric, sign: str = "") -> str:
+    """``mean ± spread`` as printed: seconds and large numbers with 3 significant digits, others as the metric says."""
+    scales = ((1e9, 1e9, "G"), (1e6, 1e6, "M"), (1e4, 1e3, "k"), (0.0, 1.0, ""))
+    _, scale, suffix = next(entry for entry in scales if abs(mean) >= entry[0])
+    mean, spread = mean / scale, spread / scale
+    if metric.unit == "s" and 0 < abs(mean) < 5e-4 and not sign:
+        return "<0.001"
+    places = metric.digits
+    if suffix or metric.unit == "s":
+        places = min(3, max(0, 2 - math.floor(math.log10(abs(mean))))) if mean else 0
+    mean = round(mean, places) + 0.0  # no minus sign before a zero
+    text = f"{mean:{sign if mean else ''},.{places}f}{suffix}"
+    return text if math.isnan(spread) or spread == 0 else f"{text} ± {spread:,.{places}f}{suffix}"
+
+
+def _unit(column: Column) -> str:
+    unit = f"({clean(column.metric.unit, 12)}) " if column.metric.unit else ""
+    return unit + ARROWS["oracle" if column.gap else column.metric.better]
+
+
+def clean(text: object, limit: int) -> str:
+    """One printable line of at most ``limit`` characters. Names and error messages are other people's text."""
+    line = " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())
+    return line if len(line) <= limit else line[: limit - 1] + "…"

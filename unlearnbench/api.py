@@ -1,0 +1,80 @@
+"""The Python way in: what the command line does, as functions."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from unlearnbench import engine
+from unlearnbench.datasets import default_root
+from unlearnbench.progress import Lines
+from unlearnbench.results import Results, gather
+from unlearnbench.spec import UnlearnBenchError
+from unlearnbench.store import Store
+from unlearnbench.suites import Options, Plan, make_plan
+
+
+def run(
+    suite: str,
+    *,
+    methods: Sequence[str] = (),
+    scenarios: Sequence[str] = (),
+    seeds: Sequence[int] = (),
+    sets: Sequence[str] = (),
+    quick: bool = False,
+    device: str = "auto",
+    jobs: int | None = None,
+    results: str | Path = "results",
+    data: str | Path | None = None,
+    reporter: engine.Reporter | None = None,
+) -> Results:
+    """Run what is not done yet of a suite (a packaged name or a path) and return its scored rows.
+
+    The arguments are those of ``unlearnbench run``. A method that fails gives rows with status ``"failed"``, not an
+    exception. Raises UnlearnBenchError when the suite or an argument is wrong, before anything trains.
+    """
+    plan = make_plan(suite, Options(methods, scenarios, seeds, sets, quick))
+    return execute(plan, Store(Path(results)), device, jobs, data, reporter)
+
+
+def execute(
+    plan: Plan, store: Store, device: str, jobs: int | None, data: str | Path | None, reporter: engine.Reporter | None
+) -> Results:
+    if all(store.done(entry.cell) for entry in plan.entries):
+        store.put_plan(plan.suite, plan.as_dict())
+        engine.score_plan(plan, store)
+    else:
+        devices = engine.choose_devices(device)
+        if jobs is not None and jobs < 1:
+            raise UnlearnBenchError(f"--jobs {jobs}: expected at least 1")
+        workers = len(devices) if devices != ["cpu"] else jobs or os.cpu_count() or 1
+        root = Path(data).expanduser() if data else default_root()
+        if reporter is None:
+            from rich.console import Console
+
+            reporter = Lines(Console(stderr=True))
+        engine.execute(plan, store, root, devices, workers, reporter)
+    return gather(store, plan, engine.all_metrics())
+
+
+def stored(suite: str, results: str | Path = "results") -> Results:
+    """The scored rows of the last run of a suite. Raises UnlearnBenchError if it has not run into ``results``."""
+    store = Store(Path(results))
+    plan = store.plan(suite)
+    if plan is None:
+        known = ", ".join(store.plans()) or "none yet"
+        raise UnlearnBenchError(
+            f"no run of suite '{suite}' in {store.root}; it holds: {known} (unlearnbench run {suite})"
+        )
+    return gather(store, Plan.from_dict(plan), engine.all_metrics())
+
+
+def frame(results: str | Path = "results") -> pd.DataFrame:
+    """Every scored row of a results folder: one line for each row and metric (`results.VALUE_COLUMNS`)."""
+    frames = [stored(suite, results).values for suite in Store(Path(results)).plans()]
+    if not frames:
+        raise UnlearnBenchError(f"no results in {results} (unlearnbench run digits)")
+    return pd.concat(frames, ignore_index=True)

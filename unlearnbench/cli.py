@@ -1,0 +1,206 @@
+"""The command line: parses, calls, prints."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import App, CycloptsError, Parameter
+
+from unlearnbench import registry
+from unlearnbench.spec import UnlearnBenchError
+
+# One thread per process, before anything imports torch: two processes of one thread beat one process of two.
+for _variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(_variable, "1")
+
+app = App(name="unlearnbench", help="A benchmark suite for machine unlearning.", version_flags=["--version"])
+
+Kind = Literal["methods", "datasets", "models", "scenarios", "metrics", "figures", "suites"]
+Results = Annotated[Path, Parameter(help="Folder of rows and weights; a run continues what it holds.")]
+Out = Annotated[Path, Parameter(help="Folder for tables and figures, one sub-folder a suite.")]
+Names = Annotated[str, Parameter(help="Names, separated by commas.")]
+NOTHING, DEFAULT_RESULTS, DEFAULT_OUT = "", Path("results"), Path("reports/out")
+
+
+@app.command(name="list")
+def list_(kind: Kind | None = None, *, check: bool = False) -> int:
+    """List what is registered.
+
+    Parameters
+    ----------
+    kind
+        Only this kind.
+    check
+        Import every plugin, and say of a broken one what is wrong with it.
+    """
+    broken = 0
+    for each in [kind] if kind else [*registry.KINDS, "suites"]:
+        print(f"{each}:")
+        if each == "suites":
+            from unlearnbench.suites import packaged
+
+            print(*(f"  {name}" for name in packaged()), sep="\n")
+            continue
+        for item in registry.listing(each, check=check):
+            broken += bool(item.error)
+            needs = ("needs " + ", ".join(n.lower() for n in item.needs) if item.needs else "needs no data") + "; "
+            facts = f"{needs}{item.paper}" if each == "methods" and item.paper else item.summary
+            outside = "" if item.package == "unlearnbench" else f" [{item.package}]"
+            print(f"  {item.name:<16}{outside} {'BROKEN: ' + item.error if item.error else facts}")
+    return 1 if broken else 0
+
+
+@app.command
+def show(kind: Kind, name: str) -> None:
+    """Show one plugin: for a method its paper, formula, data access, hyperparameters and defaults."""
+    from unlearnbench.cards import card
+
+    print(card(kind, name))
+
+
+@app.command
+def run(
+    suite: str,
+    *,
+    methods: Names = NOTHING,
+    scenarios: Names = NOTHING,
+    seeds: str = "",
+    device: str = "auto",
+    jobs: int | None = None,
+    set_: Annotated[list[str] | None, Parameter(name="--set", negative="")] = None,
+    results: Results = DEFAULT_RESULTS,
+    out: Out = DEFAULT_OUT,
+    data: Path | None = None,
+    quick: bool = False,
+    dry_run: bool = False,
+) -> int:
+    """Run a suite, as far as it is not done, and report it.
+
+    Parameters
+    ----------
+    suite
+        A packaged suite (unlearnbench list suites) or the path of a .toml file.
+    methods
+        Only these of the suite's methods, or other registered ones with their defaults; "all" for every registered one.
+        The oracle always runs: every gap is measured against it.
+    scenarios
+        Only these of the suite's scenarios.
+    seeds
+        Such as 0-4 or 0,2,5-7.
+    device
+        auto, cpu, cuda or cuda:0. auto takes every CUDA device, one process each, or else the CPU.
+    jobs
+        Worker processes on the CPU, of one thread each; default the number of cores.
+    set_
+        TARGET.PARAMETER=VALUE, such as camu.lr_ce=1e-4 or recipe.epochs=5. May be repeated.
+    data
+        Folder of datasets; default $UNLEARNBENCH_DATA or ~/.cache/unlearnbench/data.
+    quick
+        At most 2,000 training and 1,000 test samples, 2 epochs, one seed, a small model: the whole path in minutes.
+    dry_run
+        Print the cells and which of them are done; run nothing.
+    """
+    from unlearnbench import api
+    from unlearnbench.store import Store
+    from unlearnbench.suites import Options, make_plan, parse_seeds
+
+    options = Options(_split(methods), _split(scenarios), parse_seeds(seeds) if seeds else (), set_ or (), quick)
+    plan, store = make_plan(suite, options), Store(results)
+    if dry_run:
+        for entry in plan.entries:
+            row = store.row(entry.cell)
+            print(f"{entry.cell.key}  {entry.name}: {row.status if row else 'to do'}")
+        return 0
+    with _reporter() as reporter:
+        scored = api.execute(plan, store, device, jobs, data, reporter)
+    _report(scored, out)
+    failed = [(entry, row) for entry in plan.entries if (row := store.row(entry.cell)) and row.status == "failed"]
+    for entry, row in failed:
+        print(f"failed: {entry.name}: {row.reason.strip().splitlines()[-1]}", file=sys.stderr)
+        print(f"  the whole traceback: unlearnbench show rows {row.key} --results {results}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+@app.command
+def report(*suites: str, results: Results = DEFAULT_RESULTS, out: Out = DEFAULT_OUT) -> None:
+    """Rebuild tables and figures from stored rows: of these suites, or of every suite that was run."""
+    from unlearnbench import api
+    from unlearnbench.store import Store
+
+    for suite in suites or Store(results).plans() or [_nothing(results)]:
+        _report(api.stored(suite, results), out)
+
+
+@app.command
+def score(*suites: str, results: Results = DEFAULT_RESULTS, jobs: int | None = None) -> None:
+    """Bring the scores of stored rows up to date: metrics that are new, or changed, or lacked their oracle."""
+    from unlearnbench.engine import score_plan
+    from unlearnbench.store import Store
+    from unlearnbench.suites import Plan
+
+    store = Store(results)
+    for suite in suites or store.plans() or [_nothing(results)]:
+        plan = store.plan(suite)
+        if plan is None:
+            raise UnlearnBenchError(f"no run of suite '{suite}' in {results} (unlearnbench run {suite})")
+        score_plan(Plan.from_dict(plan), store, jobs or os.cpu_count() or 1)
+        print(f"{suite}: scored")
+
+
+@app.command
+def check(*methods: str) -> int:
+    """Run the conformance checks on methods, yours or ours: what every plugin must pass."""
+    from unlearnbench.conformance import check_method
+
+    failed = 0
+    for name in methods or registry.names("methods"):
+        for result in check_method(name):
+            failed += not result.passed
+            print(
+                f"{name}: {'pass' if result.passed else 'FAIL'}  {result.name}{result.detail and ': ' + result.detail}"
+            )
+    return 1 if failed else 0
+
+
+def main() -> None:
+    """Entry point: errors for the user in one line, exit status 2; failed cells 1; Ctrl-C 130."""
+    try:
+        sys.exit(app(exit_on_error=False, print_error=False, result_action="return_value"))
+    except (UnlearnBenchError, CycloptsError) as error:
+        print(f"unlearnbench: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("unlearnbench: stopped; the same command goes on where it was", file=sys.stderr)
+        sys.exit(130)
+
+
+def _split(text: str) -> list[str]:
+    return [part for part in text.replace(",", " ").split() if part]
+
+
+def _nothing(results: Path) -> str:
+    raise UnlearnBenchError(f"no results in {results} (unlearnbench run digits)")
+
+
+def _reporter():  # type: ignore[no-untyped-def]
+    from rich.console import Console
+
+    from unlearnbench.progress import Bar, Lines
+
+    console = Console(stderr=True)
+    return Bar(console) if console.is_terminal else Lines(console)
+
+
+def _report(scored, out: Path) -> None:  # type: ignore[no-untyped-def]
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import unlearnbench_reports as reports
+
+    figures = {name: registry.load("figures", name) for name in registry.names("figures")}
+    print(reports.terminal(scored))
+    written = reports.render(scored, out / scored.suite, figures)
+    print(f"{len(written)} files in {out / scored.suite}")

@@ -1,0 +1,191 @@
+"""Cells over processes: originals first, then everything else, each finished cell stored and scored at once."""
+
+from __future__ import annotations
+
+import functools
+import os
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from filelock import FileLock, Timeout
+from joblib import Parallel, delayed, parallel_config
+from joblib.externals.loky import get_reusable_executor
+
+from unlearnbench.registry import load, names
+from unlearnbench.scoring import score_row
+from unlearnbench.spec import Metric, UnlearnBenchError
+from unlearnbench.store import Store
+from unlearnbench.suites import Entry, Plan
+
+if TYPE_CHECKING:
+    import torch
+
+FAMILIES = ("utility", "leakage", "oracle-distance", "relearning", "cost")
+
+
+class Reporter(Protocol):
+    """Told what happens: `progress.Bar` on a terminal, `progress.Lines` elsewhere."""
+
+    def start(self, total: int) -> None: ...
+    def say(self, message: str) -> None: ...
+    def begin(self, name: str) -> None: ...
+    def end(self, name: str, status: str, seconds: float) -> None: ...
+
+
+@dataclass(frozen=True)
+class Job:
+    """A piece of work for a worker process: an original to train, or a cell to run and score."""
+
+    entry: Entry
+    original: bool
+
+    @property
+    def name(self) -> str:
+        cell = self.entry.cell
+        return f"{cell.dataset.name} original seed {cell.seed}" if self.original else self.entry.name
+
+
+def jobs_of(plan: Plan, store: Store) -> list[Job]:
+    """What is left to do: originals that are missing, then cells, the oracle's first because others compare with it."""
+    entries = sorted((e for e in plan.entries if not store.done(e.cell)), key=lambda e: e.role != "oracle")
+    originals = {e.cell.original_key: e for e in entries if not store.has_artifact(e.cell.original_key)}
+    return [Job(e, True) for e in originals.values()] + [Job(e, False) for e in entries]
+
+
+def execute(
+    plan: Plan, store: Store, data_root: Path, devices: Sequence[str], workers: int, reporter: Reporter
+) -> None:
+    """Run what is left of ``plan`` and bring all scores up to date. Failed cells are rows, not exceptions."""
+    store.put_plan(plan.suite, plan.as_dict())
+    jobs = jobs_of(plan, store)
+    reporter.start(len(jobs))
+    pool = Pool(store.root, data_root, tuple(devices), workers, reporter)
+    originals = [job for job in jobs if job.original]
+    if originals:
+        trainings = len(originals) + sum(job.entry.role == "oracle" for job in jobs if not job.original)
+        hours = pool.time_training(originals[0]) * trainings / workers / 3600
+        if hours > 1:
+            reporter.say(
+                f"Judging by a first few training steps, the originals and oracles of this suite alone will take about "
+                f"{hours:.0f} h on {devices[0]}. --quick (QUICK=1) runs the whole path on a small part in minutes."
+            )
+    pool.run(originals)
+    pool.run([job for job in jobs if not job.original])
+    score_plan(plan, store)
+
+
+def score_plan(plan: Plan, store: Store, workers: int = 1) -> None:
+    """Bring the scores of every finished row up to date, the oracles' first."""
+    metrics = all_metrics()
+    rows = {e.cell.key: row for e in plan.entries if (row := store.row(e.cell)) is not None and row.status == "ok"}
+    oracles = {e.cell.group: rows.get(e.cell.key) for e in plan.entries if e.role == "oracle"}
+    for is_oracle in (True, False):
+        batch = [rows[e.cell.key] for e in plan.entries if (e.role == "oracle") == is_oracle and e.cell.key in rows]
+        Parallel(workers)(delayed(score_row)(store, row, oracles.get(row.cell.group), metrics) for row in batch)
+
+
+def all_metrics() -> dict[str, Metric]:
+    """Every registered metric, in the order of the tables. A broken one is left out; `list --check` says why."""
+    metrics = []
+    for name in names("metrics"):
+        try:
+            metrics.append(load("metrics", name))
+        except UnlearnBenchError:
+            continue
+    return {m.name: m for m in sorted(metrics, key=lambda m: FAMILIES.index(m.family))}
+
+
+def choose_devices(device: str) -> list[str]:
+    """``auto`` is every CUDA device, or else the CPU. Raises UnlearnBenchError for a device that is not there."""
+    import torch
+
+    cuda = [f"cuda:{i}" for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    if device == "auto":
+        return cuda or ["cpu"]
+    if device == "cuda" and cuda:
+        return cuda
+    if device not in ["cpu", *cuda]:
+        raise UnlearnBenchError(f"no device '{device}' here: expected auto, {', '.join(['cpu', *cuda])}")
+    return [device]
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Worker processes of one thread each; one worker is this very process."""
+
+    root: Path
+    data_root: Path
+    devices: tuple[str, ...]
+    workers: int
+    reporter: Reporter
+
+    def run(self, jobs: list[Job]) -> None:
+        def feed() -> Iterator[Any]:
+            for job in jobs:
+                self.reporter.begin(job.name)
+                yield delayed(_work)(job, self.root, self.data_root, self.devices, os.getpid())
+
+        for name, status, seconds in self._map(feed()):
+            self.reporter.end(name, status, seconds)
+
+    def time_training(self, job: Job) -> float:
+        """Seconds that one original will take here, from its first few steps."""
+        return next(self._map(iter([delayed(_time_training)(job, self.root, self.data_root, self.devices)])))
+
+    def _map(self, tasks: Iterator[Any]) -> Iterator[Any]:
+        # One thread per worker, set before torch is imported there: two processes of one thread beat one of two, and
+        # results do not depend on the number of workers.
+        threads = {"inner_max_num_threads": 1} if self.workers > 1 else {}
+        with parallel_config("loky" if self.workers > 1 else "sequential", **threads):
+            try:
+                yield from Parallel(self.workers, return_as="generator_unordered", pre_dispatch=self.workers)(tasks)
+            except BaseException:
+                if self.workers > 1:
+                    get_reusable_executor().shutdown(wait=False, kill_workers=True)
+                raise
+
+
+def _work(job: Job, root: Path, data_root: Path, devices: tuple[str, ...], parent: int) -> tuple[str, str, float]:
+    from unlearnbench.runner import load_data, load_original, run_cell
+
+    if os.getpid() != parent:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    start = time.perf_counter()
+    store, cell, device = Store(root), job.entry.cell, _claim(root, devices)
+    if job.original:
+        load_original(cell, store, load_data(cell.dataset, data_root, device))
+        return job.name, "ok", time.perf_counter() - start
+    row = run_cell(cell, store, data_root, device)
+    if row.status == "ok":
+        score_row(store, row, None, {n: m for n, m in all_metrics().items() if not m.relative})
+    return job.name, row.status, time.perf_counter() - start
+
+
+def _time_training(job: Job, root: Path, data_root: Path, devices: tuple[str, ...]) -> float:
+    from unlearnbench.runner import load_data, time_training
+
+    return time_training(job.entry.cell, load_data(job.entry.cell.dataset, data_root, _claim(root, devices)))
+
+
+@functools.cache
+def _claim(root: Path, devices: tuple[str, ...]) -> torch.device:
+    """This worker's device: the first that no other worker holds. The lock lasts as long as the process."""
+    import torch
+
+    if devices == ("cpu",):
+        torch.set_num_threads(1)
+    for name in devices[:-1]:
+        lock = FileLock(root / "locks" / f"device-{name.replace(':', '-')}.lock", timeout=0)
+        with suppress(Timeout):
+            lock.acquire()
+            _held.append(lock)
+            return torch.device(name)
+    return torch.device(devices[-1])
+
+
+_held: list[FileLock] = []  # a lock that is forgotten is a lock released

@@ -1,0 +1,204 @@
+"""One cell: original, method, evidence, row."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import platform
+import subprocess
+import traceback
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from unlearnbench import datasets
+from unlearnbench.cost import count_gradients, measure
+from unlearnbench.data import Counter, Data, Samples, augmentation, derive_seed
+from unlearnbench.models import Classifier, build_model
+from unlearnbench.probes import collect, warm_up
+from unlearnbench.registry import build
+from unlearnbench.scenarios import Split, make_split
+from unlearnbench.spec import Cell, Method, Plugin, Row
+from unlearnbench.store import State, Store
+from unlearnbench.task import Task
+from unlearnbench.training import train
+
+
+def run_cell(cell: Cell, store: Store, data_root: Path, device: torch.device) -> Row:
+    """Run a cell that is not done and store its row. A method that raises gives a ``failed`` row with its traceback."""
+    with store.lock(f"cell-{cell.key}"), torch.random.fork_rng():
+        if store.done(cell):  # another process was faster
+            return store.row(cell)  # type: ignore[return-value]
+        torch.manual_seed(derive_seed(cell.seed, "global"))
+        data = load_data(cell.dataset, data_root, device)
+        split = make_cell_split(cell, data)
+        store.put_split(cell, split_arrays(split, data))
+        facts: dict[str, Any] = {"split_sha256": split.sha256, "environment": environment(data, device)}
+        method: Method = build("methods", cell.method.name, cell.method.params)
+        if method.scenarios is not None and cell.scenario.name not in method.scenarios:
+            return store.put(Row(cell.key, cell, "n/a", f"supports {', '.join(method.scenarios)} only", **facts))
+        store.put(Row(cell.key, cell, "started", **facts))
+        try:
+            original = load_original(cell, store, data)
+            unlearned, cost = unlearn(method, original, cell, store, data, split)
+            tensors, scalars = collect(cell, original, unlearned, data, split)
+            if not all(torch.isfinite(tensor).all() for tensor in tensors.values()):
+                raise FloatingPointError("the unlearned model's outputs are not finite")
+        except Exception:
+            return store.put(Row(cell.key, cell, "failed", traceback.format_exc(), **facts))
+        return store.put(Row(cell.key, cell, "ok", cost=cost, scalars=scalars, **facts), tensors)
+
+
+def load_original(cell: Cell, store: Store, data: Data) -> Classifier:
+    """The original model of a cell, trained on first need; its weights depend on `Cell.original_key` alone."""
+
+    def make() -> tuple[State, dict[str, float | None]]:
+        counter = Counter()
+        seed = derive_seed(cell.seed, "original")
+        model = _fresh(cell, data, seed)
+        count_gradients(model, counter)
+        samples = Samples(data.x_train, data.y_train, seed, augmentation(cell.recipe), counter)
+        with measure(data.x_train.device, counter) as cost:
+            train(model, samples, cell.recipe)
+        return model.state_dict(), cost
+
+    state, _ = store.artifact(cell.original_key, make)
+    return _restored(cell, data, state)
+
+
+def time_training(cell: Cell, data: Data, steps: int = 3) -> float:
+    """Seconds that the training of an original will take, judged by ``steps`` of its steps."""
+    model, size = _fresh(cell, data, 0), cell.recipe.batch_size
+    recipe = dataclasses.replace(cell.recipe, epochs=1)
+    few = Samples(data.x_train[: steps * size], data.y_train[: steps * size], 0, augmentation(cell.recipe), Counter())
+    train(model, few.take(size), recipe)  # the first step sets up
+    with measure(data.x_train.device, Counter()) as cost:
+        train(model, few, recipe)
+    assert cost["seconds"] is not None
+    return cost["seconds"] * cell.recipe.epochs * len(data.x_train) / len(few)
+
+
+def unlearn(
+    method: Method, original: nn.Module, cell: Cell, store: Store, data: Data, split: Split
+) -> tuple[nn.Module, dict[str, float | None]]:
+    """Apply a method to a copy of the original. The cost is that of what it prepared and of the call itself."""
+    counter = Counter()
+    device = data.x_train.device
+    task = Task.of(cell, data, split, method.needs, counter)
+    prepared_cost: dict[str, float | None] = {}
+    if type(method).prepare is not Method.prepare:
+
+        def make() -> tuple[State, dict[str, float | None]]:
+            with measure(device, counter) as cost:
+                module = method.prepare(task)
+            if module is None:
+                raise TypeError(f"{type(method).__name__}.prepare must return the module it prepared")
+            return module.state_dict(), cost
+
+        state, prepared_cost = store.artifact(cell.prepared_key, make)
+        task.prepared = _restored(cell, data, state)
+    model = deepcopy(original)
+    warm_up(model, data, getattr(method, "batch_size", cell.recipe.batch_size))
+    handles = count_gradients(model, counter)
+    try:
+        with measure(device, counter) as cost:
+            unlearned = method.unlearn(model, task)
+    finally:
+        for handle in handles:
+            handle.remove()
+    if not isinstance(unlearned, nn.Module):
+        raise TypeError(
+            f"{type(method).__name__}.unlearn must return the unlearned model, not {type(unlearned).__name__}"
+        )
+    return unlearned.eval(), add_costs(cost, prepared_cost)
+
+
+def add_costs(cost: dict[str, float | None], prepared: dict[str, float | None]) -> dict[str, float | None]:
+    """Sums, except for the peak of memory: the larger one."""
+    total: dict[str, float | None] = {}
+    for name, value in cost.items():
+        pair = [v for v in (value, prepared.get(name)) if v is not None]
+        total[name] = None if not pair else max(pair) if name == "peak_memory" else sum(pair)
+    return total
+
+
+def _fresh(cell: Cell, data: Data, seed: int) -> Classifier:
+    model = build("models", cell.model.name, cell.model.params)
+    return build_model(model, data.input_shape, data.num_classes, seed).to(data.x_train.device)
+
+
+def _restored(cell: Cell, data: Data, state: State) -> Classifier:
+    model = _fresh(cell, data, 0)
+    model.load_state_dict(state)
+    if cell.recipe.channels_last:
+        model.to(memory_format=torch.channels_last)
+    return model.eval()
+
+
+@functools.lru_cache(maxsize=1)  # a worker runs many cells of one suite
+def _load_data(name: str, params: str, data_root: Path, device: str) -> Data:
+    dataset = build("datasets", name, json.loads(params))
+    return Data.of(datasets.load(dataset, data_root), dataset.validation, torch.device(device))
+
+
+def load_data(plugin: Plugin, data_root: Path, device: torch.device) -> Data:
+    return _load_data(plugin.name, json.dumps(dict(plugin.params)), data_root, str(device))
+
+
+def make_cell_split(cell: Cell, data: Data) -> Split:
+    scenario = build("scenarios", cell.scenario.name, cell.scenario.params)
+    return make_split(scenario, data.y_train.cpu().numpy(), len(data.y_test), cell.split_seed)
+
+
+def split_arrays(split: Split, data: Data) -> dict[str, np.ndarray]:
+    """Positions and labels of a split, as the store keeps them."""
+    train, test = data.y_train.cpu().numpy(), data.y_test.cpu().numpy()
+    return {
+        "forget": split.forget,
+        "retain": split.retain,
+        "test": split.test,
+        "forget.labels": train[split.forget],
+        "retain.labels": train[split.retain],
+        "test.labels": test[split.test],
+        "forget_classes": np.asarray(split.forget_classes, dtype=np.int64),
+    }
+
+
+def environment(data: Data, device: torch.device) -> dict[str, Any]:
+    """What a number may depend on beside its key: these are columns of the row, not part of it."""
+    cuda = device.type == "cuda"
+    return {
+        "device": torch.cuda.get_device_name(device) if cuda else _processor(),
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "git": _revision(),
+        "fingerprint": data.fingerprint,
+        "source": data.source,
+    }
+
+
+@functools.cache
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+    return name or platform.processor() or platform.machine()
+
+
+@functools.cache
+def _revision() -> str:
+    """The revision of the source tree, "" outside of one."""
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return ""

@@ -1,0 +1,261 @@
+"""Suites: TOML grids of cells, checked whole before anything trains."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from annotated_types import Len
+
+from unlearnbench.registry import build, configure, load, names
+from unlearnbench.spec import Cell, Configured, Plugin, Probe, Recipe, Seed, UnlearnBenchError
+
+Label = Annotated[str, Len(1, 60)]
+
+
+@dataclass(frozen=True)
+class QuickMode(Configured):
+    """What ``--quick`` puts in the place of the suite's model."""
+
+    model: str = "cnn"
+
+
+@dataclass(frozen=True)
+class Suite(Configured):
+    """A suite file, key by key. ``split_seeds = "paired"`` gives each seed the split of the same number."""
+
+    title: str
+    dataset: str | dict[str, Any]
+    model: str | dict[str, Any]
+    recipe: str | dict[str, Any]
+    scenarios: Annotated[dict[Label, dict[str, Any]], Len(1)]
+    methods: Annotated[dict[Label, dict[str, Any]], Len(1)]
+    seeds: Annotated[tuple[Seed, ...], Len(1)] = (0, 1, 2, 3, 4)
+    split_seeds: Literal["paired"] | tuple[Seed, ...] = "paired"
+    probe: dict[str, Any] = field(default_factory=dict)
+    quick: dict[str, Any] = field(default_factory=dict)
+    report: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a run changes of its suite. ``sets`` are ``target.parameter=value`` with ``target`` a method's label,
+    ``dataset``, ``model``, ``recipe`` or ``probe``."""
+
+    methods: Sequence[str] = ()
+    scenarios: Sequence[str] = ()
+    seeds: Sequence[int] = ()
+    sets: Sequence[str] = ()
+    quick: bool = False
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A cell and the names under which its suite shows it."""
+
+    cell: Cell
+    scenario: str
+    method: str
+    role: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.cell.dataset.name} {self.scenario} {self.method} seed {self.cell.seed}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All cells of a run."""
+
+    suite: str
+    title: str
+    entries: tuple[Entry, ...]
+    report: Mapping[str, Any]
+
+    def as_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, d: Mapping[str, Any]) -> Plan:
+        entries = tuple(Entry(**{**e, "cell": Cell.from_dict(e["cell"])}) for e in d["entries"])
+        return cls(d["suite"], d["title"], entries, d["report"])
+
+
+def packaged() -> list[str]:
+    """Names of the suites that come with the package."""
+    return sorted(
+        p.name.removesuffix(".toml") for p in files("unlearnbench_benchmarks").iterdir() if p.name.endswith(".toml")
+    )
+
+
+def make_plan(suite: str, options: Options = Options()) -> Plan:
+    """The cells of a packaged suite or of a suite file.
+
+    Raises UnlearnBenchError naming the file, the key and what was expected.
+    """
+    path, text = _find(suite)
+    try:
+        content = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise UnlearnBenchError(f"{path}: not valid TOML: {error}") from None
+    try:
+        return _expand(path.stem, configure(Suite, content, "suite"), options)
+    except UnlearnBenchError as error:
+        raise UnlearnBenchError(f"{path}: {error}") from None
+
+
+def parse_seeds(text: str) -> list[int]:
+    """``"0-4"`` or ``"0,2,5-7"`` as a list. Raises UnlearnBenchError on anything else."""
+    seeds: list[int] = []
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", part)
+        low, high = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
+        if low > high or high - low > 10_000:
+            raise UnlearnBenchError(f"seeds {text!r}: expected whole numbers and ranges such as 0-4 or 0,2,5-7")
+        seeds += range(low, high + 1)
+    return list(dict.fromkeys(seeds))
+
+
+def _find(suite: str) -> tuple[Path, str]:
+    path = Path(suite)
+    if path.suffix == ".toml":
+        try:
+            return path, path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise UnlearnBenchError(f"cannot read the suite file {suite}: {error}") from None
+    known = packaged()
+    if suite not in known:
+        raise UnlearnBenchError(
+            f"unknown suite '{suite}': expected one of {', '.join(known)} or the path of a .toml file"
+        )
+    return Path(f"{suite}.toml"), files("unlearnbench_benchmarks").joinpath(f"{suite}.toml").read_text(encoding="utf-8")
+
+
+def _expand(name: str, suite: Suite, options: Options) -> Plan:
+    sets = _parse_sets(options.sets, ("dataset", "model", "recipe", "probe", *suite.methods, *options.methods))
+    methods = _chosen_methods(suite, options.methods)
+    scenarios = _choose(suite.scenarios, options.scenarios, "scenario")
+    quick = configure(QuickMode, suite.quick, "quick")
+    dataset = _plugin("datasets", _named(suite.dataset), sets.get("dataset", {}))
+    model = _plugin("models", _named(suite.model), sets.get("model", {}))
+    recipe = _recipe(suite.recipe, sets.get("recipe", {}))
+    probe = configure(Probe, {**suite.probe, **sets.get("probe", {})}, "probe")
+    seeds = tuple(options.seeds) or suite.seeds
+    if options.quick:
+        limits = {"limit_train": 2000, "limit_test": 1000}
+        smaller = {k: min(v, dataset.params[k] or v) for k, v in limits.items()}
+        dataset = _plugin("datasets", (dataset.name, dict(dataset.params)), smaller)
+        model, recipe, seeds = _plugin("models", (quick.model, {}), {}), _short(recipe), seeds[:1]
+        probe = replace(probe, relearn_every=min(10, probe.relearn_every), relearn_cap=min(200, probe.relearn_cap))
+    pairs = (
+        [(s, s) for s in seeds] if suite.split_seeds == "paired" else [(p, s) for p in suite.split_seeds for s in seeds]
+    )
+    entries = []
+    for scenario_label, table in scenarios.items():
+        scenario = _plugin(
+            "scenarios", _named({"name": table.get("scenario", scenario_label), **_without(table, "scenario")}), {}
+        )
+        for label, method_table in methods.items():
+            method, role = _method(label, method_table, scenario_label, suite, sets.get(label, {}), options.quick)
+            for split_seed, seed in pairs:
+                cell = Cell(dataset, model, recipe, scenario, method, split_seed, seed, probe, options.quick)
+                entries.append(Entry(cell, scenario_label, label, role))
+    if not any(entry.role == "oracle" for entry in entries):
+        raise UnlearnBenchError(
+            "methods: no oracle among them; every gap is measured against it: add [methods.retrain]"
+        )
+    return Plan(name, suite.title, tuple(entries), suite.report)
+
+
+def _chosen_methods(suite: Suite, chosen: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """The suite's methods, or the chosen ones; the oracle always, and ``all`` for every registered one."""
+    if not chosen:
+        return suite.methods
+    oracles = [label for label, table in suite.methods.items() if _method_class(label, table).role == "oracle"]
+    wanted = dict.fromkeys([*oracles, *(names("methods") if "all" in chosen else ()), *chosen])
+    wanted.pop("all", None)
+    registered: dict[str, dict[str, Any]] = {label: {} for label in wanted if label not in suite.methods}
+    for label in registered:
+        load("methods", label)  # not one of the suite's labels: it must be a registered method, and gets its defaults
+    order = [*suite.methods, *registered]
+    return {label: suite.methods.get(label, {}) for label in order if label in wanted}
+
+
+def _choose(table: Mapping[str, Any], chosen: Sequence[str], what: str) -> dict[str, Any]:
+    unknown = [name for name in chosen if name not in table]
+    if unknown:
+        raise UnlearnBenchError(f"no {what} '{unknown[0]}' in this suite; it has {', '.join(table)}")
+    return {name: value for name, value in table.items() if not chosen or name in chosen}
+
+
+def _method_class(label: str, table: Mapping[str, Any]) -> Any:
+    return load("methods", str(table.get("method", label)))
+
+
+def _method(
+    label: str, table: Mapping[str, Any], scenario: str, suite: Suite, sets: Mapping[str, Any], quick: bool
+) -> tuple[Plugin, str]:
+    """``[methods.LABEL]`` has the parameters, ``[methods.LABEL.in.SCENARIO]`` those of one scenario."""
+    by_scenario = table.get("in", {})
+    if not isinstance(by_scenario, dict) or not all(isinstance(v, dict) for v in by_scenario.values()):
+        raise UnlearnBenchError(f"methods.{label}.in: expected a table of parameters for each scenario")
+    _choose(suite.scenarios, list(by_scenario), f"scenario of methods.{label}.in")
+    params = {**_without(table, "method", "in"), **by_scenario.get(scenario, {}), **sets}
+    cls = _method_class(label, table)
+    if quick and "epochs" in cls.__dataclass_fields__:
+        params["epochs"] = min(2, params.get("epochs", cls.__dataclass_fields__["epochs"].default))
+    return _plugin("methods", (str(table.get("method", label)), params), {}), cls.role
+
+
+def _plugin(kind: str, named: tuple[str, dict[str, Any]], sets: Mapping[str, Any]) -> Plugin:
+    name, params = named
+    return Plugin.of(name, build(kind, name, {**params, **sets}))
+
+
+def _named(value: str | Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """``"digits"`` or ``{name = "digits", parameter = …}``."""
+    if isinstance(value, str):
+        return value, {}
+    if not isinstance(value.get("name"), str):
+        raise UnlearnBenchError('a dataset, model or recipe table needs a name, as in { name = "digits" }')
+    return value["name"], _without(value, "name")
+
+
+def _recipe(value: str | Mapping[str, Any], sets: Mapping[str, Any]) -> Recipe:
+    from unlearnbench.training import RECIPES
+
+    name, changes = _named(value)
+    if name not in RECIPES:
+        raise UnlearnBenchError(f"unknown recipe '{name}': expected one of {', '.join(RECIPES)}")
+    return configure(Recipe, {**dataclasses.asdict(RECIPES[name]), **changes, **sets}, "recipe")
+
+
+def _short(recipe: Recipe) -> Recipe:
+    return replace(recipe, epochs=min(2, recipe.epochs))
+
+
+def _parse_sets(sets: Sequence[str], targets: Sequence[str]) -> dict[str, dict[str, Any]]:
+    parsed: dict[str, dict[str, Any]] = {}
+    for item in sets:
+        path, _, text = item.partition("=")
+        target, _, parameter = path.rpartition(".")
+        if target not in targets or not text:
+            raise UnlearnBenchError(
+                f"--set {item}: expected TARGET.PARAMETER=VALUE with TARGET one of {', '.join(targets)}"
+            )
+        try:
+            value = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            value = text
+        parsed.setdefault(target, {})[parameter] = value
+    return parsed
+
+
+def _without(table: Mapping[str, Any], *keys: str) -> dict[str, Any]:
+    return {key: value for key, value in table.items() if key not in keys}

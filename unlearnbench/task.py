@@ -1,0 +1,99 @@
+"""What a method is handed: the data it declared, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from unlearnbench.cost import count_gradients
+from unlearnbench.data import Counter, Data, Samples, augmentation, derive_seed, generator
+from unlearnbench.models import Classifier, build_model
+from unlearnbench.registry import build
+from unlearnbench.scenarios import Split
+from unlearnbench.spec import Access, AccessDenied, Cell, Recipe
+from unlearnbench.training import train
+
+
+class Task:
+    """One unlearning request as a method sees it.
+
+    ``forget``, ``retain`` and ``validation`` are `Samples`; what the method's ``needs`` do not declare is not in the
+    object at all, and asking for it raises AccessDenied. Without ``Access.LABELS`` samples carry no labels. There is no
+    test set. ``prepared`` is what the method's ``prepare`` returned. ``counter`` counts what is handed out.
+    """
+
+    def __init__(
+        self, sets: dict[str, Samples], fresh: Callable[[int], Classifier], recipe: Recipe, *, seed: int,
+        num_classes: int, forget_classes: tuple[int, ...], device: torch.device, counter: Counter,
+    ) -> None:  # fmt: skip
+        self._sets, self._fresh, self._seed = sets, fresh, seed
+        self.recipe, self.num_classes, self.forget_classes = recipe, num_classes, forget_classes
+        self.device, self.counter = device, counter
+        self.prepared: nn.Module | None = None
+
+    @staticmethod
+    def of(cell: Cell, data: Data, split: Split, needs: Access, counter: Counter) -> Task:
+        """The task of a cell. Sets are copies of what was declared: no view leads back to the whole dataset."""
+        augment = augmentation(cell.recipe)
+
+        def samples(name: str, x: Tensor, y: Tensor) -> Samples:
+            return Samples(x, y if Access.LABELS in needs else None, derive_seed(cell.seed, name), augment, counter)
+
+        def part(name: str, positions: Tensor) -> Samples:
+            return samples(name, data.x_train[positions], data.y_train[positions])
+
+        sets = {}
+        if Access.FORGET in needs:
+            sets["forget"] = part("forget", torch.from_numpy(split.forget).to(data.x_train.device))
+        if Access.RETAIN in needs:
+            sets["retain"] = part("retain", torch.from_numpy(split.retain).to(data.x_train.device))
+        if Access.VALIDATION in needs:
+            sets["validation"] = samples("validation", data.x_validation, data.y_validation)
+        model, shape, num_classes = (
+            build("models", cell.model.name, cell.model.params),
+            data.input_shape,
+            data.num_classes,
+        )
+        device = data.x_train.device
+
+        def fresh(seed: int) -> Classifier:
+            return build_model(model, shape, num_classes, seed).to(device)
+
+        return Task(
+            sets, fresh, cell.recipe, seed=cell.seed, num_classes=data.num_classes, forget_classes=split.forget_classes,
+            device=device, counter=counter,
+        )  # fmt: skip
+
+    @property
+    def forget(self) -> Samples:
+        return self._granted("forget")
+
+    @property
+    def retain(self) -> Samples:
+        return self._granted("retain")
+
+    @property
+    def validation(self) -> Samples:
+        return self._granted("validation")
+
+    def _granted(self, name: str) -> Samples:
+        if name not in self._sets:
+            need = f"Access.{name.upper()}"
+            raise AccessDenied(f"the method used task.{name} but does not declare it: add {need} to its needs")
+        return self._sets[name]
+
+    def generator(self, purpose: str) -> torch.Generator:
+        """A generator on the task's device, derived from the seed and ``purpose`` alone."""
+        return generator(self._seed, f"method {purpose}", self.device)
+
+    def fresh_model(self, purpose: str = "fresh model") -> Classifier:
+        """The cell's architecture with new weights that depend on the seed and ``purpose``; its gradients count."""
+        model = self._fresh(derive_seed(self._seed, purpose))
+        count_gradients(model, self.counter)
+        return model
+
+    def train(self, model: nn.Module, samples: Samples) -> nn.Module:
+        """Train ``model`` in place with the original's recipe. Raises training.Diverged."""
+        return train(model, samples, self.recipe)

@@ -1,0 +1,113 @@
+"""The one training loop. Recipes are data; originals, oracles and methods that fine-tune all come through here."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from unlearnbench.data import Samples
+from unlearnbench.spec import Recipe
+
+RECIPES = {
+    # CaMU's protocol (2401.17504, public code).
+    "camu": Recipe(optimizer="adam", lr=1e-3, weight_decay=1e-4, batch_size=32, epochs=20),
+    # What most of the field trains CIFAR networks with.
+    "standard": Recipe(
+        optimizer="sgd",
+        lr=0.1,
+        momentum=0.9,
+        weight_decay=5e-4,
+        batch_size=128,
+        epochs=182,
+        schedule="cosine",
+        augment="crop_flip",
+    ),
+    # A quick CIFAR network for a GPU: one cycle, large batches, half precision.
+    "fast": Recipe(
+        optimizer="sgd",
+        lr=0.4,
+        momentum=0.9,
+        nesterov=True,
+        weight_decay=5e-4,
+        batch_size=512,
+        epochs=16,
+        schedule="one_cycle",
+        augment="crop_flip",
+        label_smoothing=0.1,
+        precision="bfloat16",
+        channels_last=True,
+    ),
+}
+
+
+class Diverged(Exception):
+    """A training whose loss became infinite or NaN."""
+
+
+def train(model: nn.Module, samples: Samples, recipe: Recipe) -> nn.Module:
+    """Minimise the cross-entropy of ``model`` on ``samples``, in place; returns ``model`` in train mode.
+
+    Raises Diverged at the end of the epoch in which the loss stopped being finite.
+    """
+    device = samples.device
+    layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
+    model.to(memory_format=layout)
+    optimizer = make_optimizer(
+        model.parameters(), recipe.optimizer, recipe.lr, recipe.momentum, recipe.weight_decay, nesterov=recipe.nesterov
+    )
+    forward = torch.compile(model) if recipe.compile else model
+    half = torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16")
+    steps, step = recipe.epochs * math.ceil(len(samples) / recipe.batch_size), 0
+    model.train()
+    for epoch in range(recipe.epochs):
+        total = torch.zeros((), device=device)
+        for images, labels in samples.batches(recipe.batch_size):
+            if recipe.schedule != "constant":
+                optimizer.param_groups[0]["lr"] = recipe.lr * schedule(recipe.schedule, step / steps)
+            x = images.contiguous(memory_format=layout)
+            with half:
+                loss = F.cross_entropy(forward(x), labels, label_smoothing=recipe.label_smoothing)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            total += loss.detach()
+            step += 1
+        if not math.isfinite(total.item()):  # once an epoch: reading it makes a GPU wait
+            raise Diverged(
+                f"the loss became {total.item()} in epoch {epoch + 1} of {recipe.epochs}: lower lr={recipe.lr}"
+            )
+    return model
+
+
+def make_optimizer(
+    params: Iterable[Tensor], kind: str, lr: float, momentum: float = 0.0, weight_decay: float = 0.0,
+    *, nesterov: bool = False
+) -> torch.optim.Optimizer:  # fmt: skip
+    """``"adam"`` or ``"sgd"``, fused: one kernel for all parameters instead of several for each."""
+    if kind == "adam":
+        return torch.optim.Adam(params, lr=lr, weight_decay=weight_decay, fused=True)
+    return torch.optim.SGD(params, lr, momentum, weight_decay=weight_decay, nesterov=nesterov, fused=True)
+
+
+def schedule(kind: str, progress: float) -> float:
+    """Factor on the learning rate at ``progress`` in [0, 1) of the training."""
+    if kind == "cosine":
+        return 0.5 * (1 + math.cos(math.pi * progress))
+    if kind == "one_cycle":  # linear up over the first fifth, linear down to zero
+        return progress / 0.2 if progress < 0.2 else (1 - progress) / 0.8
+    return 1.0
+
+
+@torch.no_grad()
+def predict(model: nn.Module, x: Tensor, batch_size: int = 1000) -> Tensor:
+    """Logits ``[n, num_classes]`` of ``x`` ``[n, C, H, W]`` in eval mode; the model's mode is restored."""
+    mode = model.training
+    model.eval()
+    try:
+        return torch.cat([model(part) for part in x.split(batch_size)])
+    finally:
+        model.train(mode)
