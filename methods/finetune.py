@@ -17,7 +17,8 @@ class FineTune(Method):
     """Minimise CE(D_r; θ) from θo.
 
     Defaults: Unlearn-Sparse (Jia et al. 2023, 2304.04934), which uses SGD with momentum .9, weight decay 5e-4 and batch
-    256 for all its methods, on CIFAR-10. Reference code: OPTML-Group/Unlearn-Sparse, not read for this file.
+    256 for all its methods, on CIFAR-10. Reference code read: https://github.com/OPTML-Group/Unlearn-Sparse,
+    unlearn/impl.py at 0742c24, which all of them share.
     """
 
     paper: ClassVar[str] = "Golatkar et al. 2020, 1911.04933 (as a baseline)"

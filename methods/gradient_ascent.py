@@ -17,8 +17,9 @@ from unlearnbench.training import make_optimizer
 class GradientAscent(Method):
     """Minimise -CE(D_f; θ) from θo.
 
-    Defaults: Unlearn-Sparse (2304.04934); its authors call lr 1e-4, 5 epochs tuned for class-wise CIFAR-10 only.
-    Reference code: OPTML-Group/Unlearn-Sparse, not read for this file. No retain data.
+    Reference code read: https://github.com/OPTML-Group/Unlearn-Sparse, unlearn/GA.py at 16a2dbc and impl.py at 0742c24
+    (whose schedule has its first drop at epoch 91, so that the rate is constant here). Defaults: theirs; they call lr
+    1e-4, 5 epochs tuned for class-wise CIFAR-10 only. No retain data.
     """
 
     paper: ClassVar[str] = "Graves et al. 2021, 2010.10981; Thudi et al. 2022, 2109.13398"

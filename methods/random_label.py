@@ -19,9 +19,9 @@ from unlearnbench.training import make_optimizer
 class RandomLabel(Method):
     """Each epoch: minimise CE(f; θ) with labels drawn anew for each batch, over all of D_f; then CE(D_r; θ) over D_r.
 
-    The scheme of Unlearn-Saliency (2310.12508) on CIFAR-10. That code draws from all classes, so that one label in K
-    stays true; ``exclude_true`` (on) draws from the others. Reference code: OPTML-Group/Unlearn-Saliency, not read for
-    this file. Defaults: batch, momentum and weight decay of Unlearn-Sparse (2304.04934).
+    Reference code read: https://github.com/OPTML-Group/Unlearn-Saliency, Classification/unlearn/RL.py at 3152cfe, its
+    branch for CIFAR-10 and SVHN. That code draws from all classes, so that one label in K stays true; ``exclude_true``
+    (on) draws from the others. Defaults: batch, momentum and weight decay of Unlearn-Sparse (2304.04934).
     """
 
     paper: ClassVar[str] = "Golatkar et al. 2020, 1911.04933 (as a baseline); Fan et al. 2024, 2310.12508"
