@@ -123,7 +123,7 @@ def _stats(rows: pd.DataFrame, metric: str) -> pd.DataFrame:
 
 def _joined(rows: pd.DataFrame, x: str, y: str) -> pd.DataFrame:
     """x, x_std, y, y_std by method, where both metrics have a value; no spread is 0."""
-    both = _stats(rows, x)[["mean", "std"]].join(_stats(rows, y)[["mean", "std"]], how="inner", rsuffix="_y")
+    both = pd.concat([_stats(rows, metric)[["mean", "std"]] for metric in (x, y)], axis="columns", join="inner")
     return both.fillna(0.0).set_axis(["x", "x_std", "y", "y_std"], axis="columns")
 
 
@@ -155,20 +155,21 @@ def forget_retain(results: Results) -> Figure | None:
         center = next((method for method in points.index if looks[method].role == "oracle"), points.index[0])
         _points(right, _enlarge(left, right, points, center), looks)
         for ax, part in ((left, "all methods"), (right, f"nearest {label(center)}")):
-            x_label, y_label = (axis_label(results.metrics[metric]) for metric in ("ra", "fa"))
-            ax.set(title=f"{name}, {part}", xlabel=x_label, ylabel=y_label)
+            ax.set(title=f"{name}, {part}", xlabel="Retain accuracy (%)", ylabel="Forget accuracy (%)")
     legend(figure, handles)
     return figure
 
 
 def _enlarge(left: Axes, right: Axes, points: pd.DataFrame, center: str) -> pd.DataFrame:
-    """Limit ``right`` to ``center`` and the half nearest to it, frame it in ``left``, return the points inside."""
+    """Limit ``right`` to ``center`` and the means near it, frame it in ``left``, return the points inside.
+
+    Near is twice as far as the second nearest, but at least 5 points.
+    """
     distance = np.hypot(points["x"] - points["x"][center], points["y"] - points["y"][center])
-    near = points.loc[distance.sort_values().index[: max(3, ceil(len(points) / 2))]]
-    spread = near[["x_std", "y_std"]].to_numpy()
-    low, high = (near[["x", "y"]] - spread).min(), (near[["x", "y"]] + spread).max()
-    margin = (0.15 * (high - low)).clip(lower=0.2)
-    low, high = low - margin, high + margin
+    near = points[distance <= max(5.0, 2 * distance.nsmallest(3).max())][["x", "y"]]
+    margin = (0.3 * (near.max() - near.min())).clip(lower=0.5)
+    low, high = near.min() - margin, near.max() + margin
+    left.set(xlim=np.clip(left.get_xlim(), -3, 103), ylim=np.clip(left.get_ylim(), -3, 103))
     right.set(xlim=(low["x"], high["x"]), ylim=(low["y"], high["y"]))
     frame = Rectangle((low["x"], low["y"]), high["x"] - low["x"], high["y"] - low["y"], fill=False, edgecolor="0.4")
     left.add_patch(frame)

@@ -43,7 +43,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Panel:
-    """A table: ``headers`` are (label, unit and arrow); ``notes`` are (letter or "", sentence)."""
+    """A table: ``headers`` are (label, unit and arrow), none if there are only notes: (letter or "", sentence)."""
 
     title: str
     headers: list[tuple[str, str]]
@@ -96,7 +96,7 @@ def sections(results: Results) -> Iterator[Section]:
             found[str(line.method), str(line.metric)] = Stat(*line[4:])
         lines = {str(method): roles[method] for method in table["method"].unique()}
         panels = [_panel(title, columns, lines, found) for title, columns in _columns(results.metrics).items()]
-        yield Section(_title(values, dataset, scenario), [panel for panel in panels if panel.headers])
+        yield Section(_title(values, dataset, scenario), [panel for panel in panels if panel.headers or panel.notes])
 
 
 def _title(values: pd.DataFrame, dataset: object, scenario: object) -> str:
@@ -137,6 +137,7 @@ Found = defaultdict[tuple[str, str], Stat]  # by method and metric
 def _panel(title: str, columns: list[Column], roles: Mapping[str, str], found: Found) -> Panel:
     columns = [c for c in columns if any((method, c.name) in found for method in roles)]
     kept = [c for c in columns if any(found[method, c.name].n for method in roles)]
+    kept = kept or [c for c in columns if not c.gap]  # where nothing worked, that is what the table shows
     best = {c: _best(c, roles, found) for c in kept}
     common = {c: _common(*(_sentences(found[m, c.name]) for m in roles if found[m, c.name].n)) for c in kept}
     letters: dict[str, str] = {}

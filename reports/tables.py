@@ -59,7 +59,7 @@ def _parts(panel: Panel, console: Console, color: bool) -> list[Panel]:
         if needed > console.width and stop - start > 1:
             parts.append(panel.columns(start, stop - 1))
             start = stop - 1
-    return [*parts, panel.columns(start, len(panel.headers))]
+    return [*parts, panel.columns(start, len(panel.headers))] if panel.headers else []
 
 
 def _grid(panel: Panel, color: bool) -> Table:
@@ -92,11 +92,11 @@ def markdown(results: Results) -> str:
     for section in sections(results):
         blocks.append(f"## {_md(section.title)}")
         for panel in section.panels:
-            head = ["Method", *(f"{_md(label)} {_md(unit)}" for label, unit in panel.headers)]
-            rule = [":--", *("--:" for _ in panel.headers)]
-            rows = [head, rule, *(_md_line(line) for line in panel.lines)]
             blocks.append(f"### {_md(panel.title)}")
-            blocks.append("\n".join("| " + " | ".join(row) + " |" for row in rows))
+            if panel.headers:
+                head = ["Method", *(f"{_md(label)} {_md(unit)}" for label, unit in panel.headers)]
+                rows = [head, [":--", *("--:" for _ in panel.headers)], *map(_md_line, panel.lines)]
+                blocks.append("\n".join("| " + " | ".join(row) + " |" for row in rows))
             blocks += [_md_marks(letter) + " " * bool(letter) + _md(sentence) for letter, sentence in panel.notes]
     blocks.append(LEGEND.format(best="bold") if len(blocks) > 1 else EMPTY)
     return "\n\n".join(blocks) + "\n"

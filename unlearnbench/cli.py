@@ -201,6 +201,6 @@ def _report(scored, out: Path) -> None:  # type: ignore[no-untyped-def]
     import unlearnbench_reports as reports
 
     figures = {name: registry.load("figures", name) for name in registry.names("figures")}
-    print(reports.terminal(scored))
+    print(reports.terminal(scored, color=sys.stdout.isatty()))
     written = reports.render(scored, out / scored.suite, figures)
     print(f"{len(written)} files in {out / scored.suite}")

@@ -1,4 +1,4 @@
-"""Cells over processes: originals first, then everything else, each finished cell stored and scored at once."""
+"""Cells over processes: trainings first, then the cells, each stored and scored as soon as it is finished."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from filelock import FileLock, Timeout
 from joblib import Parallel, delayed, parallel_config
@@ -39,22 +39,25 @@ class Reporter(Protocol):
 
 @dataclass(frozen=True)
 class Job:
-    """A piece of work for a worker process: an original to train, or a cell to run and score."""
+    """A piece of work for a worker: an original to train, an oracle to train, or a cell to run and score."""
 
+    kind: Literal["original", "oracle", "cell"]
     entry: Entry
-    original: bool
 
     @property
     def name(self) -> str:
         cell = self.entry.cell
-        return f"{cell.dataset.name} original seed {cell.seed}" if self.original else self.entry.name
+        names = {"original": f"{cell.dataset.name} original seed {cell.seed}", "oracle": f"{self.entry.name}, training"}
+        return names.get(self.kind, self.entry.name)
 
 
-def jobs_of(plan: Plan, store: Store) -> list[Job]:
-    """What is left to do: originals that are missing, then cells, the oracle's first because others compare with it."""
-    entries = sorted((e for e in plan.entries if not store.done(e.cell)), key=lambda e: e.role != "oracle")
+def jobs_of(plan: Plan, store: Store) -> tuple[list[Job], list[Job]]:
+    """What is left to do: first the trainings that are missing, then the cells."""
+    entries = [e for e in plan.entries if not store.done(e.cell)]
     originals = {e.cell.original_key: e for e in entries if not store.has_artifact(e.cell.original_key)}
-    return [Job(e, True) for e in originals.values()] + [Job(e, False) for e in entries]
+    oracles = [e for e in entries if e.role == "oracle" and not store.has_artifact(e.cell.prepared_key)]
+    trainings = [Job("original", e) for e in originals.values()] + [Job("oracle", e) for e in oracles]
+    return trainings, [Job("cell", e) for e in entries]
 
 
 def execute(
@@ -62,20 +65,18 @@ def execute(
 ) -> None:
     """Run what is left of ``plan`` and bring all scores up to date. Failed cells are rows, not exceptions."""
     store.put_plan(plan.suite, plan.as_dict())
-    jobs = jobs_of(plan, store)
-    reporter.start(len(jobs))
+    trainings, cells = jobs_of(plan, store)
+    reporter.start(len(trainings) + len(cells))
     pool = Pool(store.root, data_root, tuple(devices), workers, reporter)
-    originals = [job for job in jobs if job.original]
-    if originals:
-        trainings = len(originals) + sum(job.entry.role == "oracle" for job in jobs if not job.original)
-        hours = pool.time_training(originals[0]) * trainings / workers / 3600
+    if trainings:
+        hours = pool.time_training(trainings[0]) * len(trainings) / workers / 3600
         if hours > 1:
             reporter.say(
                 f"Judging by a first few training steps, the originals and oracles of this suite alone will take about "
                 f"{hours:.0f} h on {devices[0]}. --quick (QUICK=1) runs the whole path on a small part in minutes."
             )
-    pool.run(originals)
-    pool.run([job for job in jobs if not job.original])
+    pool.run(trainings)
+    pool.run(cells)
     score_plan(plan, store)
 
 
@@ -151,19 +152,23 @@ class Pool:
 
 
 def _work(job: Job, root: Path, data_root: Path, devices: tuple[str, ...], parent: int) -> tuple[str, str, float]:
-    from unlearnbench.runner import load_data, load_original, run_cell
+    from unlearnbench.runner import load_data, load_original, prepare_cell, run_cell
 
     if os.getpid() != parent:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     start = time.perf_counter()
     store, cell, device = Store(root), job.entry.cell, _claim(root, devices)
-    if job.original:
+    status = "ok"
+    if job.kind == "original":
         load_original(cell, store, load_data(cell.dataset, data_root, device))
-        return job.name, "ok", time.perf_counter() - start
-    row = run_cell(cell, store, data_root, device)
-    if row.status == "ok":
-        score_row(store, row, None, {n: m for n, m in all_metrics().items() if not m.relative})
-    return job.name, row.status, time.perf_counter() - start
+    elif job.kind == "oracle":
+        prepare_cell(cell, store, data_root, device)
+    else:
+        row = run_cell(cell, store, data_root, device)
+        status = row.status
+        if status == "ok":
+            score_row(store, row, None, {n: m for n, m in all_metrics().items() if not m.relative})
+    return job.name, status, time.perf_counter() - start
 
 
 def _time_training(job: Job, root: Path, data_root: Path, devices: tuple[str, ...]) -> float:

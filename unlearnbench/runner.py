@@ -90,18 +90,7 @@ def unlearn(
     counter = Counter()
     device = data.x_train.device
     task = Task.of(cell, data, split, method.needs, counter)
-    prepared_cost: dict[str, float | None] = {}
-    if type(method).prepare is not Method.prepare:
-
-        def make() -> tuple[State, dict[str, float | None]]:
-            with measure(device, counter) as cost:
-                module = method.prepare(task)
-            if module is None:
-                raise TypeError(f"{type(method).__name__}.prepare must return the module it prepared")
-            return module.state_dict(), cost
-
-        state, prepared_cost = store.artifact(cell.prepared_key, make)
-        task.prepared = _restored(cell, data, state)
+    task.prepared, prepared_cost = load_prepared(method, cell, store, data, task)
     model = deepcopy(original)
     warm_up(model, data, getattr(method, "batch_size", cell.recipe.batch_size))
     handles = count_gradients(model, counter)
@@ -116,6 +105,39 @@ def unlearn(
             f"{type(method).__name__}.unlearn must return the unlearned model, not {type(unlearned).__name__}"
         )
     return unlearned.eval(), add_costs(cost, prepared_cost)
+
+
+def load_prepared(
+    method: Method, cell: Cell, store: Store, data: Data, task: Task
+) -> tuple[nn.Module | None, dict[str, float | None]]:
+    """What the method prepares (the oracle: its retrained model), made on first need, and what that cost."""
+    if not prepares(method):
+        return None, {}
+
+    def make() -> tuple[State, dict[str, float | None]]:
+        with measure(task.device, task.counter) as cost:
+            module = method.prepare(task)
+        if module is None:
+            raise TypeError(f"{type(method).__name__}.prepare must return the module it prepared")
+        return module.state_dict(), cost
+
+    state, cost = store.artifact(cell.prepared_key, make)
+    return _restored(cell, data, state), cost
+
+
+def prepare_cell(cell: Cell, store: Store, data_root: Path, device: torch.device) -> None:
+    """The long part of a cell whose method prepares something, ahead of the cell and of its original."""
+    data = load_data(cell.dataset, data_root, device)
+    method = build("methods", cell.method.name, cell.method.params)
+    with torch.random.fork_rng():
+        torch.manual_seed(derive_seed(cell.seed, "global"))
+        load_prepared(
+            method, cell, store, data, Task.of(cell, data, make_cell_split(cell, data), method.needs, Counter())
+        )
+
+
+def prepares(method: Method) -> bool:
+    return type(method).prepare is not Method.prepare
 
 
 def add_costs(cost: dict[str, float | None], prepared: dict[str, float | None]) -> dict[str, float | None]:

@@ -75,6 +75,8 @@ REASONS = {
     "no_class": "the scenario does not forget whole classes",
     "no_oracle": "the oracle of this scenario and seed has not run",
     "oracle_empty": "the oracle has no value for it",
+    "oracle_censored": "the oracle's value is censored",
+    "mixed_devices": "measured on different devices",
     "too_few": "too few samples",
     "zero_cost": "the method did no work",
     "not_measured": "it cannot be measured on this device",

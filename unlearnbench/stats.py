@@ -107,7 +107,7 @@ def paired_gaps(values: pd.DataFrame, metrics: Mapping[str, Metric]) -> pd.DataF
     gap = (pairs["value"] - pairs["value_oracle"]).mask(censored)
     note = pairs["note"].where(pairs["value"].isna() | pairs["note"].str.startswith(">"), "")  # not an attack's size
     note = note.mask(pairs["value"].notna() & pairs["value_oracle"].isna(), REASONS["oracle_empty"])
-    note = note.mask(censored & pairs["value"].notna(), "the oracle's value is censored")
+    note = note.mask(censored & pairs["value"].notna(), str(Empty("oracle_censored")))
     note = note.mask(unpaired & pairs["value"].notna(), str(Empty("no_oracle")))
     return pairs.assign(metric=pairs["metric"] + "_gap", value=gap, note=note)[list(values.columns)]
 
@@ -121,5 +121,5 @@ def refuse_mixed_devices(values: pd.DataFrame, metrics: Mapping[str, Metric]) ->
         devices = sorted(lines["device"].astype(str).unique())
         if len(devices) > 1:
             values.loc[lines.index, "value"] = np.nan
-            values.loc[lines.index, "note"] = f"measured on different devices ({', '.join(devices)})"
+            values.loc[lines.index, "note"] = str(Empty("mixed_devices", ", ".join(devices)))
     return values

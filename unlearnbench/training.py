@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from unlearnbench.data import Samples
-from unlearnbench.spec import Recipe
+from unlearnbench.spec import Recipe, UnlearnBenchError
 
 RECIPES = {
     # CaMU's protocol (2401.17504, public code).
@@ -44,7 +44,7 @@ RECIPES = {
 }
 
 
-class Diverged(Exception):
+class Diverged(UnlearnBenchError):
     """A training whose loss became infinite or NaN."""
 
 
