@@ -23,7 +23,7 @@ class FineTune(Method):
 
     paper: ClassVar[str] = "Golatkar et al. 2020, 1911.04933 (as a baseline)"
     needs: ClassVar[Access] = Access.RETAIN | Access.LABELS
-    toy: ClassVar[dict[str, Any]] = {"lr": 0.1, "epochs": 20, "batch_size": 32}
+    toy: ClassVar[dict[str, Any]] = {"lr": 0.03, "weight_decay": 0.05, "batch_size": 32, "epochs": 5}
 
     lr: Positive = 0.01
     momentum: Fraction = 0.9

@@ -24,7 +24,7 @@ class GradientAscent(Method):
 
     paper: ClassVar[str] = "Graves et al. 2021, 2010.10981; Thudi et al. 2022, 2109.13398"
     needs: ClassVar[Access] = Access.FORGET | Access.LABELS
-    toy: ClassVar[dict[str, Any]] = {"lr": 2e-3, "batch_size": 32}
+    toy: ClassVar[dict[str, Any]] = {"lr": 1e-3, "momentum": 0.0, "batch_size": 32, "epochs": 11}
 
     lr: Positive = 1e-4
     momentum: Fraction = 0.9

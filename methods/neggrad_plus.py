@@ -24,7 +24,7 @@ class NegGradPlus(Method):
 
     paper: ClassVar[str] = "Kurmanji et al. 2023, 2302.09880"
     needs: ClassVar[Access] = Access.FORGET | Access.RETAIN | Access.LABELS
-    toy: ClassVar[dict[str, Any]] = {"alpha": 0.9, "batch_size": 32}
+    toy: ClassVar[dict[str, Any]] = {"lr": 0.005, "batch_size": 32, "epochs": 3}
 
     alpha: Fraction = 0.95
     lr: Positive = 0.01

@@ -26,7 +26,7 @@ class RandomLabel(Method):
 
     paper: ClassVar[str] = "Golatkar et al. 2020, 1911.04933 (as a baseline); Fan et al. 2024, 2310.12508"
     needs: ClassVar[Access] = Access.FORGET | Access.RETAIN | Access.LABELS
-    toy: ClassVar[dict[str, Any]] = {"batch_size": 32}
+    toy: ClassVar[dict[str, Any]] = {"batch_size": 32, "epochs": 5}
 
     lr: Positive = 0.01
     momentum: Fraction = 0.9

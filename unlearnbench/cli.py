@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from pathlib import Path
@@ -16,7 +17,12 @@ from unlearnbench.spec import UnlearnBenchError
 for _variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(_variable, "1")
 
-app = App(name="unlearnbench", help="A benchmark suite for machine unlearning.", version_flags=["--version"])
+app = App(
+    name="unlearnbench",
+    help="A benchmark suite for machine unlearning.",
+    version_flags=["--version"],
+    suppress_keyboard_interrupt=False,  # main() says what to do
+)
 
 Kind = Literal["methods", "datasets", "models", "scenarios", "metrics", "figures", "suites"]
 Results = Annotated[Path, Parameter(help="Folder of rows and weights; a run continues what it holds.")]
@@ -54,8 +60,23 @@ def list_(kind: Kind | None = None, *, check: bool = False) -> int:
 
 
 @app.command
-def show(kind: Kind, name: str) -> None:
-    """Show one plugin: for a method its paper, formula, data access, hyperparameters and defaults."""
+def show(kind: Kind | Literal["rows"], name: str, *, results: Results = DEFAULT_RESULTS) -> None:
+    """Show one plugin: for a method its paper, formula, data access, hyperparameters and defaults.
+
+    Parameters
+    ----------
+    kind
+        Kind of plugin; or "rows" for a stored row by its key, with the traceback if it failed.
+    """
+    if kind == "rows":
+        from unlearnbench.store import Store
+
+        row = Store(results).row_of(name)
+        if row is None:
+            raise UnlearnBenchError(f"no row {name} in {results} (unlearnbench run SUITE --dry-run prints the keys)")
+        facts = {"status": row.status, "cost": dict(row.cost), "scalars": dict(row.scalars), **row.environment}
+        print(json.dumps({"cell": row.cell.as_dict(), **facts}, indent=2), row.reason, sep="\n")
+        return
     from unlearnbench.cards import card
 
     print(card(kind, name))

@@ -136,7 +136,9 @@ class Pool:
 
     def time_training(self, job: Job) -> float:
         """Seconds that one original will take here, from its first few steps."""
-        return next(self._map(iter([delayed(_time_training)(job, self.root, self.data_root, self.devices)])))
+        task = delayed(_time_training)(job, self.root, self.data_root, self.devices)
+        [seconds] = self._map(iter([task]))  # to its end: a generator left half-way would take the workers with it
+        return seconds
 
     def _map(self, tasks: Iterator[Any]) -> Iterator[Any]:
         # One thread per worker, set before torch is imported there: two processes of one thread beat one of two, and
@@ -144,7 +146,9 @@ class Pool:
         threads = {"inner_max_num_threads": 1} if self.workers > 1 else {}
         with parallel_config("loky" if self.workers > 1 else "sequential", **threads):
             try:
-                yield from Parallel(self.workers, return_as="generator_unordered", pre_dispatch=self.workers)(tasks)
+                yield from Parallel(
+                    self.workers, return_as="generator_unordered", pre_dispatch=self.workers, batch_size=1
+                )(tasks)
             except BaseException:
                 if self.workers > 1:
                     get_reusable_executor().shutdown(wait=False, kill_workers=True)

@@ -70,8 +70,11 @@ def score_row(store: Store, row: Row, oracle: Row | None, metrics: Mapping[str, 
     stale = {name: m for name, m in metrics.items() if _is_stale(stored.get(name), m, oracle)}
     if not stale:
         return
-    needs_oracle = oracle is not None and any(m.relative for m in stale.values())
-    scores = score(_restored(store, row), _restored(store, oracle) if needs_oracle and oracle else None, stale)
+    evidence, reference = _restored(store, row), None
+    if oracle is not None and any(m.relative for m in stale.values()):
+        # the oracle compares with itself, whose scores may only now be computed: the very same object
+        reference = evidence if oracle.key == row.key else _restored(store, oracle)
+    scores = score(evidence, reference, stale)
     store.put_scores(row.key, {**stored, **scores})
 
 

@@ -67,7 +67,10 @@ class Store:
         return row
 
     def row(self, cell: Cell) -> Row | None:
-        path = self._path("rows", cell.key, ".json")
+        return self.row_of(cell.key)
+
+    def row_of(self, key: str) -> Row | None:
+        path = self._path("rows", key, ".json")
         content = _read_json(path)
         if content is None:
             return None
@@ -75,7 +78,7 @@ class Store:
             row = Row(**{**content, "cell": Cell.from_dict(content["cell"])})
         except (TypeError, KeyError) as error:
             raise UnlearnBenchError(f"{path} is not a row ({error}): delete it and run again") from error
-        if row.schema != SCHEMA or row.key != cell.key or row.cell.key != cell.key:
+        if row.schema != SCHEMA or row.key != key or row.cell.key != key:
             raise UnlearnBenchError(f"{path} does not belong to the cell of its name: delete it and run again")
         return row
 

@@ -1,0 +1,80 @@
+"""Cards: what `unlearnbench show` says of each kind of plugin."""
+
+from __future__ import annotations
+
+import pytest
+
+from unlearnbench import registry
+from unlearnbench.cards import card
+from unlearnbench.spec import UnlearnBenchError
+from unlearnbench.suites import packaged
+
+
+def facts(text: str) -> dict[str, str]:
+    """The two columns of a card."""
+    rows = [line.split(maxsplit=1) for line in text.splitlines() if line.startswith("  ")]
+    return {row[0]: row[1] for row in rows if len(row) == 2}
+
+
+def test_the_card_of_a_method() -> None:
+    text = card("methods", "camu")
+    shown = facts(text)
+    assert text.startswith("camu (method)\n")
+    assert "KL(" in text  # the formula
+    assert "2401.17504" in shown["paper"]
+    assert shown["from"].startswith("unlearnbench ")
+    assert shown["needs"] == "forget, retain, labels"
+    assert shown["scenarios"] == "all"
+    assert shown["role"] == "method"
+    assert shown["lr_kl"] == "number > 0; default 0.0004"
+    assert shown["batch_size"] == "integer > 0; default 32"
+
+
+def test_the_card_shows_the_toy_hyperparameters() -> None:
+    cls = registry.load("methods", "gradient_ascent")
+    assert f"epochs = {cls.toy['epochs']}" in facts(card("methods", "gradient_ascent"))["toy"]
+
+
+def test_the_card_of_a_control() -> None:
+    shown = facts(card("methods", "identity"))
+    assert shown["needs"] == "no data"
+    assert shown["role"] == "control, leaves the parameters as they are"
+    assert card("methods", "identity").endswith("parameters:\n  none")
+
+
+def test_the_card_of_a_dataset() -> None:
+    shown = facts(card("datasets", "digits"))
+    assert shown["fingerprint"] == registry.load("datasets", "digits").fingerprint
+    assert shown["validation"] == "number >= 0 and < 1; default 0.1"
+    assert shown["limit_train"] == "integer > 0 or none; default none"
+    assert facts(card("datasets", "npz"))["path"] == "text; required"
+
+
+def test_the_cards_of_a_scenario_and_a_model() -> None:
+    assert facts(card("scenarios", "class"))["classes"] == "list of integer >= 0; default [0]"
+    assert facts(card("scenarios", "random"))["stratified"] == "boolean; default False"
+    assert facts(card("models", "resnet9"))["width"] == "integer > 0; default 64"
+
+
+def test_the_card_of_a_metric() -> None:
+    text = card("metrics", "mia_gbt")
+    assert registry.load("metrics", "mia_gbt").doc in text
+    assert facts(text)["best"] == "closest to the oracle's"
+    assert facts(card("metrics", "seconds"))["compared"] == "on one machine only"
+
+
+@pytest.mark.parametrize("kind", registry.KINDS)
+def test_everything_has_a_card(kind: str) -> None:
+    for name in registry.names(kind):
+        assert card(kind, name).startswith(f"{name} ({kind.removesuffix('s')})\n\n")
+
+
+def test_a_suite_is_shown_as_it_is_written() -> None:
+    assert 'dataset = "digits"' in card("suites", "digits")
+    assert all(card("suites", name) for name in packaged())
+
+
+@pytest.mark.parametrize(("kind", "name"), [("methods", "camo"), ("suites", "digit")])
+def test_an_unknown_name_is_an_error(kind: str, name: str) -> None:
+    with pytest.raises(UnlearnBenchError, match=rf"unknown {kind.removesuffix('s')} '{name}'"):
+        card(kind, name)

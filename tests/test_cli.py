@@ -1,0 +1,298 @@
+"""The command line: what it prints, how it exits, and that it can be killed at any moment."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import pandas as pd
+import pytest
+from torch import nn
+
+from unlearnbench import api, cli
+from unlearnbench.spec import Access, Method
+from unlearnbench.store import Store
+from unlearnbench.suites import make_plan
+from unlearnbench.task import Task
+
+pytestmark = pytest.mark.filterwarnings("ignore:Cyclopts application invoked without tokens")
+
+Tiny = Callable[..., Path]
+Main = Callable[..., int]
+
+
+@dataclass(frozen=True)
+class Raises(Method):
+    paper: ClassVar[str] = "none"
+    needs: ClassVar[Access] = Access(0)
+
+    def unlearn(self, model: nn.Module, task: Task) -> nn.Module:
+        raise ValueError("on [bold]purpose[/]")
+
+
+@pytest.fixture
+def main(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Main:
+    """Calls the program and returns its exit status. Files go to ``results`` and ``out`` below ``tmp_path``."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: object) -> int:
+        monkeypatch.setattr(sys, "argv", ["unlearnbench", *map(str, arguments)])
+        with pytest.raises(SystemExit) as exit_:
+            cli.main()
+        code = exit_.value.code
+        return code if isinstance(code, int) else 0
+
+    return call
+
+
+@pytest.fixture
+def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli, "_report", lambda scored, out: print(f"report of {scored.suite} in {out}"))
+
+
+def test_a_run_ends_with_its_table_and_files_and_a_report_draws_them_again(
+    tiny: Tiny, main: Main, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main("run", tiny("identity"), "--jobs", 1, "--device", "cpu", "--out", "out") == 0
+    first = capsys.readouterr()
+    assert "retrain (oracle)" in first.out
+    assert max(map(len, first.out.splitlines())) <= 100
+    assert "[4/4]" in first.err
+    out = tmp_path / "out" / "tiny"
+    assert {p.name for p in out.iterdir()} >= {"comparison.csv", "comparison.md", "comparison.tex", "relearning.png"}
+    table = (out / "comparison.csv").read_bytes()
+    (out / "comparison.csv").unlink()
+    assert main("report", "tiny", "--out", "out") == 0
+    assert "retrain (oracle)" in capsys.readouterr().out
+    assert (out / "comparison.csv").read_bytes() == table
+
+
+def test_a_dry_run_prints_the_cells_and_writes_nothing(
+    tiny: Tiny, main: Main, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    suite = tiny("identity")
+    assert main("run", suite, "--dry-run", "--seeds", "3-4") == 0
+    keys = [entry.cell.key for entry in make_plan(str(suite), api.Options(seeds=(3, 4))).entries]
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.partition(" ")[0] for line in lines] == keys
+    assert lines[0].endswith("digits random retrain seed 3: to do")
+    assert [p.name for p in tmp_path.iterdir()] == ["tiny.toml"]
+
+
+@pytest.mark.usefixtures("no_report")
+def test_a_failed_cell_gives_status_1_and_the_way_to_its_traceback(
+    tiny: Tiny, main: Main, register: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    register("methods", toy=Raises)
+    run = ("run", tiny("toy", "identity"), "--jobs", 1, "--device", "cpu")
+    assert main(*run) == 1
+    shown = capsys.readouterr()
+    assert "failed: digits random toy seed 0: ValueError: on [bold]purpose[/]" in shown.err
+    assert "digits random identity seed 0: ok" in shown.err
+    assert "report of tiny in" in shown.out
+    [command] = [line.partition("unlearnbench ")[2] for line in shown.err.splitlines() if "show rows" in line]
+    assert main(*command.split()) == 0
+    assert 'raise ValueError("on [bold]purpose[/]")' in capsys.readouterr().out
+    assert main(*run) == 1
+    assert "[1/1] digits random toy seed 0: failed" in capsys.readouterr().err
+    assert main(*run, "--dry-run") == 0
+    assert capsys.readouterr().out.count(": ok\n") == 2
+
+
+@pytest.mark.usefixtures("no_report")
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--jobs", "0"], "--jobs 0: expected at least 1"),
+        (["--device", "cuda:99"], "no device 'cuda:99' here: expected auto, cpu"),
+        (["--seeds", "4-1"], "seeds '4-1': expected whole numbers and ranges such as 0-4 or 0,2,5-7"),
+        (["--methods", "idenity"], "unknown method 'idenity'; did you mean 'identity'?"),
+        (["--scenarios", "class"], "no scenario 'class' in this suite; it has random"),
+        (["--set", "recipe.epochs=0"], "recipe: epochs should be greater than 0, not 0"),
+        (["--set", "recipe"], "expected TARGET.PARAMETER=VALUE"),
+        (["--sedes", "1"], "--sedes"),
+        (["--jobs", "many"], "many"),
+    ],
+)
+def test_what_is_wrong_gives_status_2_and_one_line(
+    tiny: Tiny, main: Main, capsys: pytest.CaptureFixture[str], options: Sequence[str], message: str
+) -> None:
+    assert main("run", tiny("identity"), *options) == 2
+    shown = capsys.readouterr().err
+    assert message in shown
+    assert "Traceback" not in shown
+    assert not Path("results").exists()
+
+
+@pytest.mark.xfail(strict=True, raises=OSError, reason="an OSError of the results folder comes out as a traceback")
+def test_a_results_folder_that_is_a_file_is_refused_in_one_line(tiny: Tiny, main: Main) -> None:
+    assert main("run", tiny("identity"), "--results", "tiny.toml") == 2
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (["run", "digitz"], "unknown suite 'digitz': expected one of"),
+        (["run", "none.toml"], "cannot read the suite file none.toml"),
+        (["report"], "no results in results (unlearnbench run digits)"),
+        (["report", "digits"], "no run of suite 'digits'"),
+        (["report", "../../etc"], "cannot name a file"),
+        (["score"], "no results in results (unlearnbench run digits)"),
+        (["score", "digits"], "no run of suite 'digits'"),
+        (["show", "rows", "0" * 24], "no row 000000000000000000000000"),
+        (["show", "rows", "../x"], "cannot name a file"),
+        (["frobnicate"], "frobnicate"),
+    ],
+)
+def test_other_commands_fail_in_one_line_too(
+    main: Main, capsys: pytest.CaptureFixture[str], command: Sequence[str], message: str
+) -> None:
+    assert main(*command) == 2
+    shown = capsys.readouterr().err
+    assert message in shown
+    assert "Traceback" not in shown
+
+
+def test_the_version(main: Main, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main("--version") == 0
+    assert capsys.readouterr().out == "0.1.0\n"
+
+
+def test_score_fills_in_what_is_missing(tiny: Tiny, main: Main, tmp_path: Path) -> None:
+    api.run(str(tiny("identity")), device="cpu", jobs=1, results=tmp_path / "results")
+    scores = sorted((tmp_path / "results" / "scores").glob("*.json"))
+    before = [json.loads(path.read_text()) for path in scores]
+    assert len(before) == 2
+    for path in scores:
+        path.unlink()
+    assert main("score", "--jobs", 1) == 0
+    assert [json.loads(path.read_text()) for path in scores] == before
+
+
+# --- interruption ----------------------------------------------------------------------------------------------------
+
+
+def start(suite: Path, results: Path, jobs: int) -> subprocess.Popen[str]:
+    """The real program in a process group of its own."""
+    program = [sys.executable, "-P", "-c", "from unlearnbench.cli import main; main()"]
+    options = ["--results", str(results), "--out", str(results / "out"), "--jobs", str(jobs), "--device", "cpu"]
+    return subprocess.Popen(
+        [*program, "run", str(suite), *options], start_new_session=True, stderr=subprocess.PIPE, text=True,
+        stdout=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+
+
+def finished(results: Path) -> dict[str, int]:
+    """Rows with a result, and when they were written."""
+    rows = {p.stem: p for p in (results / "rows").glob("*.json")}
+    return {key: p.stat().st_mtime_ns for key, p in rows.items() if json.loads(p.read_text())["status"] == "ok"}
+
+
+def stop(process: subprocess.Popen[str], results: Path, rows: int, how: signal.Signals, group: bool) -> str:
+    """Wait until ``rows`` rows are finished, then send the signal. What the program said."""
+    deadline = time.monotonic() + 120
+    while len(finished(results)) < rows:
+        assert process.poll() is None, "it ended before it could be stopped"
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    (os.killpg if group else os.kill)(process.pid, how)
+    return end(process)
+
+
+def end(process: subprocess.Popen[str]) -> str:
+    try:
+        return process.communicate(timeout=180)[1]
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def without_times(results: Path) -> pd.DataFrame:
+    from unlearnbench.engine import all_metrics
+
+    values = api.stored("tiny", results).values
+    timing = [name for name, metric in all_metrics().items() if metric.per_machine]
+    assert timing
+    return values[~values.metric.isin(timing)].reset_index(drop=True)
+
+
+def evidence(results: Path) -> dict[str, str]:
+    return {p.stem: json.loads(p.read_text())["evidence_sha256"] for p in (results / "rows").glob("*.json")}
+
+
+METHODS = ("identity", "camu", "gradient_ascent")
+
+
+def test_stopped_killed_and_run_again_it_gives_what_an_uninterrupted_run_gives(tiny: Tiny, tmp_path: Path) -> None:
+    """Ctrl-C at one worker, kill -9 of everything at two, then to the end; each starts where the last one stopped."""
+    suite, broken, whole = tiny(*METHODS, seeds=(0, 1)), tmp_path / "broken", tmp_path / "whole"
+    first = start(suite, broken, jobs=1)
+    said = stop(first, broken, 1, signal.SIGINT, group=False)
+    assert first.returncode == 130
+    assert said.endswith("unlearnbench: stopped; the same command goes on where it was\n")
+    assert "Traceback" not in said
+    after_first = finished(broken)
+
+    second = start(suite, broken, jobs=2)
+    stop(second, broken, len(after_first) + 2, signal.SIGKILL, group=True)
+    assert second.returncode == -signal.SIGKILL
+    after_second = finished(broken)
+    assert after_second.items() >= after_first.items()
+    assert len(after_second) < 8
+
+    third = start(suite, broken, jobs=1)
+    said = end(third)
+    assert third.returncode == 0, said
+    rows = finished(broken)
+    assert rows.items() >= after_second.items()  # kept, not written again
+    assert len(rows) == 8
+    done = [entry.name for entry in make_plan(str(suite)).entries if entry.cell.key in after_second]
+    assert len(done) == len(after_second)
+    assert not [name for name in done if f"] {name}: " in said]
+
+    api.run(str(suite), device="cpu", jobs=1, results=whole)
+    assert evidence(whole) == evidence(broken)
+    pd.testing.assert_frame_equal(without_times(broken), without_times(whole))
+
+
+@pytest.mark.slow
+def test_killed_alone_its_orphaned_workers_do_no_harm(tiny: Tiny, tmp_path: Path) -> None:
+    """kill -9 of the main process; the same command, while its workers may still be at work, completes correctly."""
+    suite, broken, whole = tiny(*METHODS, seeds=(0, 1)), tmp_path / "broken", tmp_path / "whole"
+    first = start(suite, broken, jobs=2)
+    try:
+        deadline = time.monotonic() + 120
+        while len(finished(broken)) < 2:
+            assert first.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        os.kill(first.pid, signal.SIGKILL)
+        first.wait()
+        kept = finished(broken)
+        second = start(suite, broken, jobs=2)
+        said = end(second)
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(first.pid, signal.SIGKILL)  # the orphans are still in its group
+    assert second.returncode == 0, said
+    assert finished(broken).items() >= kept.items()
+    api.run(str(suite), device="cpu", jobs=1, results=whole)
+    assert evidence(whole) == evidence(broken)
+    pd.testing.assert_frame_equal(without_times(broken), without_times(whole))
+
+
+def test_a_result_folder_may_be_moved(tiny: Tiny, tmp_path: Path) -> None:
+    suite = tiny("identity")
+    api.run(str(suite), device="cpu", jobs=1, results=tmp_path / "here")
+    (tmp_path / "here").rename(tmp_path / "there")
+    plan = make_plan(str(suite))
+    assert all(Store(tmp_path / "there").done(entry.cell) for entry in plan.entries)

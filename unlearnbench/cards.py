@@ -1,0 +1,87 @@
+"""What `unlearnbench show` prints of a plugin: everything that it declares."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from importlib.resources import files
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from unlearnbench import registry
+from unlearnbench.spec import Configured, Dataset, Method, Metric, UnlearnBenchError
+from unlearnbench.suites import packaged
+
+BOUNDS = {"exclusiveMinimum": ">", "minimum": ">=", "exclusiveMaximum": "<", "maximum": "<="}
+
+
+def card(kind: str, name: str) -> str:
+    """The card of a plugin, or the text of a packaged suite. Raises UnlearnBenchError if there is none of that name."""
+    if kind == "suites":
+        if name not in packaged():
+            raise UnlearnBenchError(f"unknown suite '{name}': expected one of {', '.join(packaged())}")
+        return files("unlearnbench_benchmarks").joinpath(f"{name}.toml").read_text(encoding="utf-8").rstrip()
+    plugin = registry.load(kind, name)
+    point = registry.entries(kind)[name][0]
+    package = f"{point.dist.name} {point.dist.version}" if point.dist else "unknown package"
+    facts = {"from": f"{package}, {point.value}"}
+    text = plugin.doc if isinstance(plugin, Metric) else inspect.getdoc(plugin) or ""
+    parts = [f"{name} ({kind.removesuffix('s')})", "", text, "", *_table(facts | _facts(plugin))]
+    if isinstance(plugin, type) and issubclass(plugin, Configured):
+        parts += ["", "parameters:", *(_table(_parameters(plugin)) or ["  none"])]
+    return "\n".join(parts)
+
+
+def _facts(plugin: Any) -> dict[str, str]:
+    """What a plugin declares beside its parameters."""
+    if isinstance(plugin, Metric):
+        return {
+            "label": f"{plugin.label} [{plugin.unit}]",
+            "family": plugin.family,
+            "best": {"high": "high", "low": "low", "oracle": "closest to the oracle's"}[plugin.better],
+            "of": "the row and its oracle" if plugin.relative else "the row alone",
+            "compared": "on one machine only" if plugin.per_machine else "across machines",
+            "version": str(plugin.version),
+        }
+    if not (isinstance(plugin, type) and issubclass(plugin, Configured)):
+        return {}
+    facts: dict[str, str] = {}
+    if issubclass(plugin, Method):
+        facts = {
+            "paper": plugin.paper,
+            "needs": ", ".join(need.name.lower() for need in plugin.needs if need.name) or "no data",
+            "scenarios": ", ".join(plugin.scenarios) if plugin.scenarios else "all",
+            "role": plugin.role + ("" if plugin.changes else ", leaves the parameters as they are"),
+            "toy": ", ".join(f"{key} = {value}" for key, value in plugin.toy.items()) or "the defaults",
+        }
+    if issubclass(plugin, Dataset):
+        facts = {"fingerprint": plugin.fingerprint or "not pinned"}
+    return facts | {"version": str(plugin.version)}
+
+
+def _parameters(cls: type[Configured]) -> dict[str, str]:
+    schema = TypeAdapter(cls).json_schema()
+    defaults = {
+        name: f"default {'none' if law['default'] is None else law['default']}" if "default" in law else "required"
+        for name, law in schema.get("properties", {}).items()
+    }
+    return {name: f"{_law(schema['properties'][name])}; {default}" for name, default in defaults.items()}
+
+
+def _law(schema: Mapping[str, Any]) -> str:
+    """Which values a parameter takes, in words, from its JSON schema."""
+    if "anyOf" in schema:
+        return " or ".join(_law(option) for option in schema["anyOf"])
+    if "enum" in schema or "const" in schema:
+        return " or ".join(repr(value) for value in schema.get("enum", [schema.get("const")]))
+    if schema.get("type") == "array":
+        return f"list of {_law(schema.get('items', {}))}"
+    kind = {"null": "none", "string": "text"}.get(schema["type"], schema["type"])
+    bounds = " and ".join(f"{sign} {schema[key]}" for key, sign in BOUNDS.items() if key in schema)
+    return f"{kind} {bounds}".strip()
+
+
+def _table(facts: Mapping[str, str]) -> list[str]:
+    width = max(map(len, facts), default=0) + 2
+    return [f"  {key:<{width}}{value}" for key, value in facts.items()]
