@@ -127,7 +127,7 @@ def bare_loop(model: Classifier, task: Task, camu: CaMU) -> None:
         other = (y_f + torch.randint_like(y_f, 1, 10)) % 10
         y_cf = torch.where(y_s == y_f, other, y_s)
         p_s, p_cf = (
-            torch.cat([F.softmax(model.encode(part), 1) for part in x.split(1000)])
+            torch.cat([F.softmax(model.encode(part), 1) for part in x.split(128)])
             for x in (x_s, x_s + torch.rand_like(x_s))
         )
     kl = torch.optim.Adam(model.parameters(), camu.lr_kl, weight_decay=camu.weight_decay, fused=True)

@@ -15,7 +15,7 @@ from unlearnbench.data import Samples
 from unlearnbench.models import Classifier, has_batch_statistics
 from unlearnbench.spec import Access, Count, Method, NonNegative, Positive
 from unlearnbench.task import Task
-from unlearnbench.training import make_optimizer
+from unlearnbench.training import chunks, make_optimizer
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class CaMU(Method):
 
 @torch.no_grad()
 def _representation(teacher: Classifier, x: Tensor) -> Tensor:
-    return torch.cat([F.softmax(teacher.encode(part), dim=1) for part in x.split(1000)])
+    return torch.cat([F.softmax(teacher.encode(part), dim=1) for part in chunks(x)])
 
 
 def _both(network: Callable[[Tensor], Tensor], a: Tensor, b: Tensor, joint: bool) -> tuple[Tensor, Tensor]:

@@ -133,7 +133,6 @@ def test_what_is_wrong_gives_status_2_and_one_line(
     assert not Path("results").exists()
 
 
-@pytest.mark.xfail(strict=True, raises=OSError, reason="an OSError of the results folder comes out as a traceback")
 def test_a_results_folder_that_is_a_file_is_refused_in_one_line(tiny: Tiny, main: Main) -> None:
     assert main("run", tiny("identity"), "--results", "tiny.toml") == 2
 

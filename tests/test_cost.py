@@ -88,10 +88,7 @@ def test_what_has_no_gradient_is_not_counted(make: object) -> None:
     "make",
     [
         network,
-        pytest.param(
-            wrapped,
-            marks=pytest.mark.xfail(strict=True, reason="a wrapped network's head lies in its encoder: counted twice"),
-        ),
+        wrapped,
     ],
 )
 def test_with_a_frozen_encoder_the_head_counts(make: object) -> None:
@@ -107,10 +104,7 @@ def test_with_a_frozen_encoder_the_head_counts(make: object) -> None:
     "make",
     [
         network,
-        pytest.param(
-            wrapped,
-            marks=pytest.mark.xfail(strict=True, reason="nothing watches what a wrapped network encodes"),
-        ),
+        wrapped,
     ],
 )
 def test_the_representation_alone_counts(make: object) -> None:

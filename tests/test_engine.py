@@ -165,7 +165,6 @@ def test_a_method_that_fails_harms_nothing_else_and_is_tried_again(tiny: Tiny, r
     assert again.begun == ["digits random raises seed 0"]
 
 
-@pytest.mark.xfail(strict=True, reason="one training that diverges ends the run: other seeds never get their turn")
 def test_an_original_that_diverges_costs_its_own_seed_only(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     from unlearnbench import runner
     from unlearnbench.training import Diverged, train
@@ -192,7 +191,6 @@ def test_a_class_that_is_not_there_is_an_error_of_the_suite(tiny: Tiny) -> None:
         run(suite)
 
 
-@pytest.mark.xfail(strict=True, reason="the scenario meets the labels only after every original has been trained")
 def test_a_class_that_is_not_there_is_found_before_anything_trains(tiny: Tiny) -> None:
     suite = tiny("identity", extra="[scenarios.class]\nclasses = [77]")
     with pytest.raises(UnlearnBenchError, match="no training sample of class 77"):

@@ -95,7 +95,6 @@ def test_relearning_happens_on_a_copy(untrained: Classifier, data: Data) -> None
     assert all(p.grad is None for p in untrained.parameters())
 
 
-@pytest.mark.xfail(strict=True, reason="a method that freezes what it returns seems to resist relearning, or fails")
 @pytest.mark.parametrize("part", ["encoder", ""])
 def test_frozen_weights_do_not_hinder_relearning(untrained: Classifier, data: Data, part: str) -> None:
     forget, frozen = samples(data), deepcopy(untrained)

@@ -212,7 +212,6 @@ def test_a_cell_whose_run_was_killed_is_run_again(store: Store) -> None:
 # --- what must not matter --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.xfail(strict=True, reason="after a cached prepare() batches and the global generator differ")
 def test_what_was_prepared_before_changes_nothing(store: Store, tmp_path: Path, register: Callable[..., None]) -> None:
     """Killed after prepare() and run again must give what an uninterrupted run gives."""
     register("methods", prepares=Prepares)
@@ -221,7 +220,6 @@ def test_what_was_prepared_before_changes_nothing(store: Store, tmp_path: Path, 
     assert run(one, store).evidence_sha256 == run(one, killed).evidence_sha256
 
 
-@pytest.mark.xfail(strict=True, reason="an original that draws from the global generator depends on who trains it")
 def test_who_trains_the_original_does_not_matter(store: Store, tmp_path: Path, register: Callable[..., None]) -> None:
     """With dropout: in a job of its own, after other work, or within its first cell."""
     register("models", dropout=Dropout)
@@ -255,7 +253,6 @@ def test_a_method_that_fails_gives_a_row_with_its_traceback(
     assert not store.done(cell("toy"))
 
 
-@pytest.mark.xfail(strict=True, raises=SystemExit, reason="a method that calls sys.exit() ends the whole program")
 def test_a_method_that_exits_fails_like_any_other(store: Store, register: Callable[..., None]) -> None:
     register("methods", toy=Exits)
     assert run(cell("toy"), store).status == "failed"

@@ -191,7 +191,6 @@ def test_a_row_that_is_not_its_cells_is_refused_by_name(filled: Store, edit: Cal
         filled.row(CELL)
 
 
-@pytest.mark.xfail(strict=True, reason="values of a row are not checked: KeyError or ValueError, later")
 @pytest.mark.parametrize(
     "edit",
     [
@@ -223,7 +222,6 @@ def test_evidence_that_is_not_what_the_row_recorded_is_refused_by_name(filled: S
         filled.evidence(row)
 
 
-@pytest.mark.xfail(strict=True, reason="the split is read unchecked: SafetensorError, FileNotFoundError, wrong labels")
 @pytest.mark.parametrize("damage", ["cut", "gone", "changed"])
 def test_a_damaged_split_is_refused_by_name(filled: Store, damage: str) -> None:
     row, split = filled.row(CELL), path(filled, "splits")

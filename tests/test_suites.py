@@ -299,7 +299,6 @@ REFUSED_LATE = [
 ]
 
 
-@pytest.mark.xfail(strict=True, reason="not refused before the run, or not with an UnlearnBenchError")
 @pytest.mark.parametrize("mistake", REFUSED_LATE)
 def test_a_mistake_that_would_only_show_later(write: Write, mistake: dict[str, Any]) -> None:
     with pytest.raises(UnlearnBenchError):

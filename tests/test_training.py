@@ -171,7 +171,7 @@ def test_optimizers_are_what_they_are_called() -> None:
 def test_predict_looks_in_eval_mode_and_restores_the_mode(mode: bool) -> None:
     model = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(2), nn.Dropout(0.5)).train(mode)
     x = torch.tensor([[3.0, 4.0], [5.0, 6.0], [7.0, 8.0]]).view(3, 2, 1, 1)
-    logits = predict(model, x, batch_size=2)
+    logits = predict(model, x)
     assert torch.allclose(logits, x.flatten(1), rtol=1e-4)  # running mean 0 and variance 1: untouched
     assert not logits.requires_grad
     assert model.training == mode

@@ -178,7 +178,13 @@ def check(*methods: str) -> int:
 
     failed = 0
     for name in methods or registry.names("methods"):
-        for result in check_method(name):
+        try:
+            results = check_method(name)
+        except registry.RegistryError as error:
+            failed += 1
+            print(f"{name}: FAIL  {error}")
+            continue
+        for result in results:
             failed += not result.passed
             print(
                 f"{name}: {'pass' if result.passed else 'FAIL'}  {result.name}{result.detail and ': ' + result.detail}"
@@ -191,6 +197,12 @@ def main() -> None:
     try:
         sys.exit(app(exit_on_error=False, print_error=False, result_action="return_value"))
     except (UnlearnBenchError, CycloptsError) as error:
+        print(f"unlearnbench: {error}", file=sys.stderr)
+        sys.exit(2)
+    except BrokenPipeError:  # the reader, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+    except OSError as error:
         print(f"unlearnbench: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:

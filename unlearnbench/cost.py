@@ -43,15 +43,24 @@ def count_gradients(model: nn.Module, counter: Counter) -> list[RemovableHandle]
     The representation is watched where the encoder trains, and the logits where the head alone does.
     """
 
-    def watch(_module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        if isinstance(output, Tensor) and output.requires_grad and not inputs[0].requires_grad:
-            size = len(output)
-            output.register_hook(lambda _gradient: _count(counter, size))
+    def count(tensor: Tensor) -> None:
+        def add(_gradient: Tensor) -> None:
+            counter.gradients += size
 
-    parts = [getattr(model, name, None) for name in ("encoder", "head")]
-    watched = [part for part in parts if isinstance(part, nn.Module)] or [model]
-    return [part.register_forward_hook(watch) for part in watched]
+        size = len(tensor)
+        tensor.register_hook(add)
 
+    def watch_output(_module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        if output.requires_grad and not inputs[0].requires_grad:
+            count(output)
 
-def _count(counter: Counter, size: int) -> None:
-    counter.gradients += size
+    def watch_head(_module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        if inputs[0].requires_grad or output.requires_grad:
+            count(inputs[0] if inputs[0].requires_grad else output)
+
+    encoder, head = getattr(model, "encoder", None), getattr(model, "head", None)
+    if not isinstance(encoder, nn.Module) or not isinstance(head, nn.Module):
+        return [model.register_forward_hook(watch_output)]
+    if any(part is head for part in encoder.modules()):  # a wrapped network
+        return [head.register_forward_hook(watch_head)]
+    return [part.register_forward_hook(watch_output) for part in (encoder, head)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -15,10 +16,11 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 from filelock import FileLock, Timeout
 from joblib import Parallel, delayed, parallel_config
 from joblib.externals.loky import get_reusable_executor
+from joblib.externals.loky.process_executor import TerminatedWorkerError
 
 from unlearnbench.registry import load, names
 from unlearnbench.scoring import score_row
-from unlearnbench.spec import Metric, UnlearnBenchError
+from unlearnbench.spec import Cell, Metric, Row, UnlearnBenchError
 from unlearnbench.store import Store
 from unlearnbench.suites import Entry, Plan
 
@@ -68,6 +70,7 @@ def execute(
     trainings, cells = jobs_of(plan, store)
     reporter.start(len(trainings) + len(cells))
     pool = Pool(store.root, data_root, tuple(devices), workers, reporter)
+    pool.check_splits(cells)
     if trainings:
         hours = pool.time_training(trainings[0]) * len(trainings) / workers / 3600
         if hours > 1:
@@ -75,9 +78,17 @@ def execute(
                 f"Judging by a first few training steps, the originals and oracles of this suite alone will take about "
                 f"{hours:.0f} h on {devices[0]}. --quick (QUICK=1) runs the whole path on a small part in minutes."
             )
-    pool.run(trainings)
-    pool.run(cells)
+    broken = {artifact_key(job): reason for job, reason in pool.run(trainings)}
+    for job in cells:
+        cell = job.entry.cell
+        if reason := broken.get(cell.original_key) or broken.get(cell.prepared_key):
+            store.put(Row(cell.key, cell, "failed", reason))
+    pool.run([job for job in cells if not {job.entry.cell.original_key, job.entry.cell.prepared_key} & broken.keys()])
     score_plan(plan, store)
+
+
+def artifact_key(job: Job) -> str:
+    return job.entry.cell.original_key if job.kind == "original" else job.entry.cell.prepared_key
 
 
 def score_plan(plan: Plan, store: Store, workers: int = 1) -> None:
@@ -125,14 +136,25 @@ class Pool:
     workers: int
     reporter: Reporter
 
-    def run(self, jobs: list[Job]) -> None:
+    def run(self, jobs: list[Job]) -> list[tuple[Job, str]]:
+        """Do the jobs; give those trainings that diverged, with the reason."""
+
         def feed() -> Iterator[Any]:
             for job in jobs:
                 self.reporter.begin(job.name)
                 yield delayed(_work)(job, self.root, self.data_root, self.devices, os.getpid())
 
-        for name, status, seconds in self._map(feed()):
-            self.reporter.end(name, status, seconds)
+        broken = []
+        for job, status, seconds, reason in self._map(feed()):
+            self.reporter.end(job.name, status, seconds)
+            if reason:
+                broken.append((job, reason))
+        return broken
+
+    def check_splits(self, jobs: list[Job]) -> None:
+        """Make every split once: a scenario that does not fit the labels is an error before anything trains."""
+        cells = list({job.entry.cell.split_key: job.entry.cell for job in jobs}.values())
+        list(self._map(iter([delayed(_check_splits)(cells, self.root, self.data_root, self.devices)] if cells else [])))
 
     def time_training(self, job: Job) -> float:
         """Seconds that one original will take here, from its first few steps."""
@@ -149,30 +171,61 @@ class Pool:
                 yield from Parallel(
                     self.workers, return_as="generator_unordered", pre_dispatch=self.workers, batch_size=1
                 )(tasks)
+            except TerminatedWorkerError as error:
+                raise UnlearnBenchError(
+                    "a worker process died, perhaps for want of memory; the same command goes on, --jobs 1 needs less"
+                ) from error
             except BaseException:
                 if self.workers > 1:
                     get_reusable_executor().shutdown(wait=False, kill_workers=True)
                 raise
 
 
-def _work(job: Job, root: Path, data_root: Path, devices: tuple[str, ...], parent: int) -> tuple[str, str, float]:
+def _work(job: Job, root: Path, data_root: Path, devices: tuple[str, ...], parent: int) -> tuple[Job, str, float, str]:
+    """Do a job: what became of it, its seconds, and, of a training that diverged, the reason."""
     from unlearnbench.runner import load_data, load_original, prepare_cell, run_cell
+    from unlearnbench.training import Diverged
 
     if os.getpid() != parent:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+        _end_with(parent)
     start = time.perf_counter()
     store, cell, device = Store(root), job.entry.cell, _claim(root, devices)
     status = "ok"
-    if job.kind == "original":
-        load_original(cell, store, load_data(cell.dataset, data_root, device))
-    elif job.kind == "oracle":
-        prepare_cell(cell, store, data_root, device)
-    else:
-        row = run_cell(cell, store, data_root, device)
-        status = row.status
-        if status == "ok":
-            score_row(store, row, None, {n: m for n, m in all_metrics().items() if not m.relative})
-    return job.name, status, time.perf_counter() - start
+    reason = ""
+    try:
+        if job.kind == "original":
+            load_original(cell, store, load_data(cell.dataset, data_root, device))
+        elif job.kind == "oracle":
+            prepare_cell(cell, store, data_root, device)
+        else:
+            row = run_cell(cell, store, data_root, device)
+            status = row.status
+            if status == "ok":
+                score_row(store, row, None, {n: m for n, m in all_metrics().items() if not m.relative})
+    except Diverged as error:
+        status, reason = "failed", f"{job.name}: {error}"
+    return job, status, time.perf_counter() - start, reason
+
+
+@functools.cache
+def _end_with(parent: int) -> None:
+    """End this worker soon after its parent: one that was killed must not leave workers and their locks behind."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    if os.getppid() == parent:
+        threading.Thread(target=watch, daemon=True).start()
+
+
+def _check_splits(cells: list[Cell], root: Path, data_root: Path, devices: tuple[str, ...]) -> None:
+    from unlearnbench.runner import load_data, make_cell_split
+
+    for cell in cells:
+        make_cell_split(cell, load_data(cell.dataset, data_root, _claim(root, devices)))
 
 
 def _time_training(job: Job, root: Path, data_root: Path, devices: tuple[str, ...]) -> float:

@@ -61,17 +61,20 @@ class _Wrapped(Classifier):
 
 @dataclass(frozen=True)
 class CNN(Model):
-    """CaMU's network for 28x28 images, sized to the input: the representation is 256-d, before any non-linearity."""
+    """CaMU's network for 28x28 images, sized to the input: the representation is 256-d, before any non-linearity.
+
+    Theirs has each ReLU before its max-pool. The two commute, bit for bit; this order has a quarter of the ReLU's work.
+    """
 
     def build(self, input_shape: tuple[int, int, int], num_classes: int) -> Classifier:
         channels, height, width = input_shape
         encoder = nn.Sequential(
             nn.Conv2d(channels, 16, 5, padding=2),
-            nn.ReLU(),
             nn.MaxPool2d(2),
+            nn.ReLU(),
             nn.Conv2d(16, 32, 5, padding=2),
-            nn.ReLU(),
             nn.MaxPool2d(2),
+            nn.ReLU(),
             nn.Flatten(),
             nn.Linear(32 * (height // 4) * (width // 4), 256),
         )
@@ -164,7 +167,7 @@ class VGG16BN(Model):
 
 @dataclass(frozen=True)
 class ViTTiny(Model):
-    """A vision transformer (2010.11929) of width 192, 12 layers and 3 heads, with about 7 patches a side."""
+    """A vision transformer (2010.11929) of width 192, 12 layers and 3 heads, with 8 to 14 patches a side."""
 
     def build(self, input_shape: tuple[int, int, int], num_classes: int) -> Classifier:
         channels, height, width = input_shape
@@ -187,5 +190,5 @@ def has_batch_statistics(model: nn.Module) -> bool:
 def build_model(model: Model, input_shape: tuple[int, int, int], num_classes: int, seed: int) -> Classifier:
     """Fresh weights that depend on ``seed`` alone; torch's global generators stay as they are."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
         return model.build(input_shape, num_classes)

@@ -22,7 +22,10 @@ from unlearnbench.training import make_optimizer, predict
 def collect(
     cell: Cell, original: nn.Module, unlearned: nn.Module, data: Data, split: Split
 ) -> tuple[dict[str, Tensor], dict[str, float | None]]:
-    """Evidence of ``unlearned``: tensors (outputs on forget, retain and test, the relearning curve) and scalars."""
+    """Evidence of ``unlearned``: tensors (outputs on forget, retain and test, the relearning curve) and scalars.
+
+    Raises FloatingPointError when an output is NaN or infinite.
+    """
     augment = augmentation(cell.recipe) if cell.probe.augmented else None
     sets = {}
     for name in ("forget", "retain"):
@@ -31,10 +34,12 @@ def collect(
         sets[name] = Samples(x, y, derive_seed(cell.seed, f"probe {name}"), augment, Counter())
     test = data.x_test[torch.from_numpy(split.test).to(data.x_test.device)]
     tensors = {
-        "forget": outputs(unlearned, sets["forget"]),
-        "retain": outputs(unlearned, sets["retain"]),
-        "test": predict(unlearned, test),
+        "forget": outputs(unlearned, sets["forget"]).float(),
+        "retain": outputs(unlearned, sets["retain"]).float(),
+        "test": predict(unlearned, test).float(),
     }
+    if not all(torch.isfinite(tensor).all() for tensor in tensors.values()):
+        raise FloatingPointError("the unlearned model's outputs are not finite")
     target = F.cross_entropy(outputs(original, sets["forget"]), sets["forget"].labels).item()
     steps, seconds = relearn_steps(unlearned, sets["forget"], 1.05 * target, cell.probe.relearn_cap)
     tensors["curve"] = relearn_curve(unlearned, sets["retain"], sets["forget"], cell.probe)
@@ -44,7 +49,7 @@ def collect(
         "relearn_time": seconds,
         "original_forget_loss": target,
     }
-    return {name: tensor.float().cpu() for name, tensor in tensors.items()}, scalars
+    return {name: tensor.cpu() for name, tensor in tensors.items()}, scalars
 
 
 def outputs(model: nn.Module, samples: Samples) -> Tensor:
@@ -58,7 +63,7 @@ def relearn_steps(model: nn.Module, forget: Samples, target: float, cap: int) ->
     None if ``cap`` steps did not do. Also the seconds of the steps, the looks at the loss not counted. The loss is
     looked at after each of the first 40 steps and then every 5% of the steps done: a large count is exact to 5%.
     """
-    model = deepcopy(model)
+    model = _trainable_copy(model)
     optimizer = make_optimizer(model.parameters(), "adam", 1e-3)
     step, seconds, look = 0, 0.0, 0
     batches = _endless(forget, 32)
@@ -84,7 +89,7 @@ def relearn_curve(model: nn.Module, retain: Samples, forget: Samples, probe: Pro
     Adam, weight decay 1e-4, batch 32. The points lie after 1, 1 + every, 1 + 2·every, … updates; one epoch of them, but
     at least 12, unless ``probe.relearn_points`` says how many.
     """
-    model = deepcopy(model)
+    model = _trainable_copy(model)
     optimizer = make_optimizer(model.parameters(), "adam", probe.relearn_lr, weight_decay=1e-4)
     points = probe.relearn_points or max(12, ceil(ceil(len(retain) / 32) / probe.relearn_every))
     curve: list[tuple[int, float]] = []
@@ -97,6 +102,11 @@ def relearn_curve(model: nn.Module, retain: Samples, forget: Samples, probe: Pro
             if probe.relearn_frozen_norm:
                 model.eval()
     return torch.from_numpy(np.array(curve, dtype=np.float64))
+
+
+def _trainable_copy(model: nn.Module) -> nn.Module:
+    """What a method froze must not seem to resist relearning."""
+    return deepcopy(model).requires_grad_(True)
 
 
 def _accuracy(model: nn.Module, samples: Samples) -> float:

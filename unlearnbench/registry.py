@@ -60,7 +60,7 @@ def load(kind: str, name: str) -> Any:
     point = _entry(kind, name)
     try:
         plugin = point.load()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise RegistryError(
             f"{_singular(kind)} '{name}' of package '{_package(point)}' is broken: {_say(error)}"
         ) from error
@@ -79,13 +79,19 @@ def build(kind: str, name: str, params: Mapping[str, Any]) -> Any:
 
 def configure(cls: type[T], params: Mapping[str, Any], what: str) -> T:
     """``cls(**params)`` with every value checked against its annotation; ``what`` names it in the error."""
-    from pydantic import TypeAdapter, ValidationError
+    from pydantic import ValidationError
 
-    adapter = TypeAdapter(cls)
     try:
-        return adapter.validate_json(json.dumps(params, default=str))
+        return _adapter(cls).validate_json(json.dumps(params, default=str))
     except ValidationError as error:
         raise RegistryError("; ".join(_explain(e, cls, what) for e in error.errors(include_url=False))) from None
+
+
+@functools.cache
+def _adapter(cls: Any) -> Any:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(cls)
 
 
 def listing(kind: str, *, check: bool = False) -> list[Listing]:

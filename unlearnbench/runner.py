@@ -34,7 +34,6 @@ def run_cell(cell: Cell, store: Store, data_root: Path, device: torch.device) ->
     with store.lock(f"cell-{cell.key}"), torch.random.fork_rng():
         if store.done(cell):  # another process was faster
             return store.row(cell)  # type: ignore[return-value]
-        torch.manual_seed(derive_seed(cell.seed, "global"))
         data = load_data(cell.dataset, data_root, device)
         split = make_cell_split(cell, data)
         store.put_split(cell, split_arrays(split, data))
@@ -47,11 +46,9 @@ def run_cell(cell: Cell, store: Store, data_root: Path, device: torch.device) ->
             original = load_original(cell, store, data)
             unlearned, cost = unlearn(method, original, cell, store, data, split)
             tensors, scalars = collect(cell, original, unlearned, data, split)
-            if not all(torch.isfinite(tensor).all() for tensor in tensors.values()):
-                raise FloatingPointError("the unlearned model's outputs are not finite")
-        except Exception:
+            return store.put(Row(cell.key, cell, "ok", cost=cost, scalars=scalars, **facts), tensors)
+        except (Exception, SystemExit):
             return store.put(Row(cell.key, cell, "failed", traceback.format_exc(), **facts))
-        return store.put(Row(cell.key, cell, "ok", cost=cost, scalars=scalars, **facts), tensors)
 
 
 def load_original(cell: Cell, store: Store, data: Data) -> Classifier:
@@ -63,6 +60,7 @@ def load_original(cell: Cell, store: Store, data: Data) -> Classifier:
         model = _fresh(cell, data, seed)
         count_gradients(model, counter)
         samples = Samples(data.x_train, data.y_train, seed, augmentation(cell.recipe), counter)
+        torch.manual_seed(derive_seed(seed, "global"))  # for layers that draw, such as dropout
         with measure(data.x_train.device, counter) as cost:
             train(model, samples, cell.recipe)
         return model.state_dict(), cost
@@ -89,11 +87,15 @@ def unlearn(
     """Apply a method to a copy of the original. The cost is that of what it prepared and of the call itself."""
     counter = Counter()
     device = data.x_train.device
-    task = Task.of(cell, data, split, method.needs, counter)
-    task.prepared, prepared_cost = load_prepared(method, cell, store, data, task)
+    prepared, prepared_cost = load_prepared(method, cell, store, data, split)
+    task = Task.of(
+        cell, data, split, method.needs, counter
+    )  # a new one: what was prepared may come from an earlier run
+    task.prepared = prepared
     model = deepcopy(original)
     warm_up(model, data, getattr(method, "batch_size", cell.recipe.batch_size))
     handles = count_gradients(model, counter)
+    torch.manual_seed(derive_seed(cell.seed, "unlearn"))
     try:
         with measure(device, counter) as cost:
             unlearned = method.unlearn(model, task)
@@ -108,13 +110,16 @@ def unlearn(
 
 
 def load_prepared(
-    method: Method, cell: Cell, store: Store, data: Data, task: Task
+    method: Method, cell: Cell, store: Store, data: Data, split: Split
 ) -> tuple[nn.Module | None, dict[str, float | None]]:
     """What the method prepares (the oracle: its retrained model), made on first need, and what that cost."""
-    if not prepares(method):
+    if type(method).prepare is Method.prepare:
         return None, {}
 
     def make() -> tuple[State, dict[str, float | None]]:
+        task = Task.of(cell, data, split, method.needs, Counter())
+        warm_up(_fresh(cell, data, 0), data, cell.recipe.batch_size)
+        torch.manual_seed(derive_seed(cell.seed, "prepare"))
         with measure(task.device, task.counter) as cost:
             module = method.prepare(task)
         if module is None:
@@ -130,14 +135,7 @@ def prepare_cell(cell: Cell, store: Store, data_root: Path, device: torch.device
     data = load_data(cell.dataset, data_root, device)
     method = build("methods", cell.method.name, cell.method.params)
     with torch.random.fork_rng():
-        torch.manual_seed(derive_seed(cell.seed, "global"))
-        load_prepared(
-            method, cell, store, data, Task.of(cell, data, make_cell_split(cell, data), method.needs, Counter())
-        )
-
-
-def prepares(method: Method) -> bool:
-    return type(method).prepare is not Method.prepare
+        load_prepared(method, cell, store, data, make_cell_split(cell, data))
 
 
 def add_costs(cost: dict[str, float | None], prepared: dict[str, float | None]) -> dict[str, float | None]:

@@ -90,10 +90,16 @@ REASONS = {
 
 
 @dataclass(frozen=True)
-class Configured:
-    """Base of everything a suite can name: a frozen dataclass whose fields are the parameters a suite may set."""
+class Checked:
+    """A dataclass that can be read from a file: every value is checked against its annotation, and none converted."""
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid", "strict": True, "allow_inf_nan": False}
+
+
+@dataclass(frozen=True)
+class Configured(Checked):
+    """Base of everything a suite can name: a frozen dataclass whose fields are the parameters a suite may set."""
+
     version: ClassVar[int | str] = 1  # raise it when the same parameters give other numbers than before
 
     def identity(self) -> int | str:
@@ -161,7 +167,7 @@ class Method(Configured, ABC):
 
 
 @dataclass(frozen=True)
-class Plugin:
+class Plugin(Checked):
     """A plugin by name with its complete parameters: what is hashed and stored, and enough to build it again."""
 
     name: str
@@ -192,6 +198,10 @@ class Recipe(Configured):
     channels_last: bool = False
     compile: bool = False
 
+    def __post_init__(self) -> None:
+        if self.nesterov and not self.momentum:
+            raise ValueError("nesterov needs a momentum above 0")
+
 
 @dataclass(frozen=True)
 class Probe(Configured):
@@ -215,7 +225,7 @@ def digest(value: Any) -> str:
 
 
 @dataclass(frozen=True)
-class Cell:
+class Cell(Checked):
     """One measurement. ``split_seed`` chooses the forget set; ``seed`` initialisation, order and the method's draws."""
 
     dataset: Plugin
@@ -271,7 +281,7 @@ Status = Literal["started", "ok", "failed", "n/a"]
 
 
 @dataclass(frozen=True)
-class Row:
+class Row(Checked):
     """What is stored of a cell. ``cost`` and ``scalars`` map names to numbers or None; the rest is in the evidence."""
 
     key: str

@@ -25,6 +25,7 @@ import safetensors.numpy
 from filelock import FileLock
 
 from unlearnbench.evidence import Evidence
+from unlearnbench.registry import configure
 from unlearnbench.spec import Cell, Row, UnlearnBenchError
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ class Store:
             content = save({name: tensor.contiguous() for name, tensor in tensors.items()})
             _write(self._path("evidence", row.key, ".safetensors"), content)
             row = dataclasses.replace(row, evidence_sha256=hashlib.sha256(content).hexdigest())
+        self._path("scores", row.key, ".json").unlink(missing_ok=True)  # they were of an earlier row
         _write_json(self._path("rows", row.key, ".json"), dataclasses.asdict(row))
         return row
 
@@ -75,9 +77,9 @@ class Store:
         if content is None:
             return None
         try:
-            row = Row(**{**content, "cell": Cell.from_dict(content["cell"])})
-        except (TypeError, KeyError) as error:
-            raise UnlearnBenchError(f"{path} is not a row ({error}): delete it and run again") from error
+            row = configure(Row, content, "row")
+        except UnlearnBenchError as error:
+            raise UnlearnBenchError(f"{path} is not a row ({error}): delete it and run again") from None
         if row.schema != SCHEMA or row.key != key or row.cell.key != key:
             raise UnlearnBenchError(f"{path} does not belong to the cell of its name: delete it and run again")
         return row
@@ -95,8 +97,7 @@ class Store:
             raise UnlearnBenchError(f"{path} cannot be read ({error}): delete {row.key}.json and run again") from error
         if hashlib.sha256(content).hexdigest() != row.evidence_sha256:
             raise UnlearnBenchError(f"{path} is not what its row recorded: delete it and {row.key}.json and run again")
-        tensors = safetensors.numpy.load(content)
-        split = safetensors.numpy.load_file(self._path("splits", row.cell.split_key, ".safetensors"))
+        tensors, split = safetensors.numpy.load(content), self._split(row)
         names = ("forget", "retain", "test")
         return Evidence(
             logits={name: tensors[name] for name in names},
@@ -109,9 +110,23 @@ class Store:
         )
 
     def put_split(self, cell: Cell, arrays: Mapping[str, np.ndarray]) -> None:
+        """Positions and labels of a cell's split, the same for every method."""
         path = self._path("splits", cell.split_key, ".safetensors")
         if not path.exists():
-            _write(path, safetensors.numpy.save({name: np.ascontiguousarray(a) for name, a in arrays.items()}))
+            whole = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+            _write(path, safetensors.numpy.save(whole, {"sha256": _checksum(whole)}))
+
+    def _split(self, row: Row) -> dict[str, np.ndarray]:
+        path = self._path("splits", row.cell.split_key, ".safetensors")
+        try:
+            with safetensors.safe_open(path, "numpy") as file:
+                arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                intact = (file.metadata() or {}).get("sha256") == _checksum(arrays)
+        except (OSError, safetensors.SafetensorError) as error:
+            raise UnlearnBenchError(f"{path} cannot be read ({error}): delete {row.key}.json and run again") from error
+        if not intact:
+            raise UnlearnBenchError(f"{path} is damaged: delete it and {row.key}.json and run again")
+        return arrays
 
     # scores and plans ------------------------------------------------------------------------------------------------
 
@@ -151,6 +166,13 @@ class Store:
                 return {name: file.get_tensor(name) for name in file.keys()}, cost  # noqa: SIM118
         except (safetensors.SafetensorError, KeyError, ValueError) as error:
             raise UnlearnBenchError(f"{path} is damaged ({error}): delete it and run again") from error
+
+
+def _checksum(arrays: Mapping[str, np.ndarray]) -> str:
+    sha = hashlib.sha256()
+    for name in sorted(arrays):
+        sha.update(f"{name} {arrays[name].dtype} {arrays[name].shape}\n".encode() + arrays[name].tobytes())
+    return sha.hexdigest()
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -27,6 +27,13 @@ class QuickMode(Configured):
 
 
 @dataclass(frozen=True)
+class ReportSettings(Configured):
+    """``[report]``: for each of the suite's scenarios the key of the curves of CaMU's authors to show beside ours."""
+
+    authors_curves: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Suite(Configured):
     """A suite file, key by key. ``split_seeds = "paired"`` gives each seed the split of the same number."""
 
@@ -141,21 +148,26 @@ def _expand(name: str, suite: Suite, options: Options) -> Plan:
     sets = _parse_sets(options.sets, ("dataset", "model", "recipe", "probe", *suite.methods, *options.methods))
     methods = _chosen_methods(suite, options.methods)
     scenarios = _choose(suite.scenarios, options.scenarios, "scenario")
-    quick = configure(QuickMode, suite.quick, "quick")
     dataset = _plugin("datasets", _named(suite.dataset), sets.get("dataset", {}))
     model = _plugin("models", _named(suite.model), sets.get("model", {}))
     recipe = _recipe(suite.recipe, sets.get("recipe", {}))
     probe = configure(Probe, {**suite.probe, **sets.get("probe", {})}, "probe")
     seeds = tuple(options.seeds) or suite.seeds
+    split_seeds = seeds if suite.split_seeds == "paired" else suite.split_seeds
+    for numbers in (seeds, split_seeds):
+        if len(set(numbers)) < len(numbers) or min(numbers) < 0:
+            raise UnlearnBenchError(f"seeds {', '.join(map(str, numbers))}: expected different numbers from 0 up")
+    report = configure(ReportSettings, suite.report, "report")
+    _choose(suite.scenarios, list(report.authors_curves), "scenario of report.authors_curves")
+    quick_model = _plugin("models", (configure(QuickMode, suite.quick, "quick").model, {}), {})
     if options.quick:
         limits = {"limit_train": 2000, "limit_test": 1000}
         smaller = {k: min(v, dataset.params[k] or v) for k, v in limits.items()}
         dataset = _plugin("datasets", (dataset.name, dict(dataset.params)), smaller)
-        model, recipe, seeds = _plugin("models", (quick.model, {}), {}), _short(recipe), seeds[:1]
+        model, recipe, seeds = quick_model, replace(recipe, epochs=min(2, recipe.epochs)), seeds[:1]
         probe = replace(probe, relearn_every=min(10, probe.relearn_every), relearn_cap=min(200, probe.relearn_cap))
-    pairs = (
-        [(s, s) for s in seeds] if suite.split_seeds == "paired" else [(p, s) for p in suite.split_seeds for s in seeds]
-    )
+    paired = suite.split_seeds == "paired"
+    pairs = [(s, s) for s in seeds] if paired else [(p, s) for p in split_seeds for s in seeds]
     entries = []
     for scenario_label, table in scenarios.items():
         scenario = _plugin(
@@ -170,7 +182,7 @@ def _expand(name: str, suite: Suite, options: Options) -> Plan:
         raise UnlearnBenchError(
             "methods: no oracle among them; every gap is measured against it: add [methods.retrain]"
         )
-    return Plan(name, suite.title, tuple(entries), suite.report)
+    return Plan(name, suite.title, tuple(entries), dataclasses.asdict(report))
 
 
 def _chosen_methods(suite: Suite, chosen: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -178,13 +190,22 @@ def _chosen_methods(suite: Suite, chosen: Sequence[str]) -> dict[str, dict[str, 
     if not chosen:
         return suite.methods
     oracles = [label for label, table in suite.methods.items() if _method_class(label, table).role == "oracle"]
-    wanted = dict.fromkeys([*oracles, *(names("methods") if "all" in chosen else ()), *chosen])
-    wanted.pop("all", None)
+    everything = [name for name in names("methods") if _works(name)] if "all" in chosen else []
+    wanted = dict.fromkeys([*oracles, *everything, *(name for name in chosen if name != "all")])
     registered: dict[str, dict[str, Any]] = {label: {} for label in wanted if label not in suite.methods}
     for label in registered:
         load("methods", label)  # not one of the suite's labels: it must be a registered method, and gets its defaults
     order = [*suite.methods, *registered]
     return {label: suite.methods.get(label, {}) for label in order if label in wanted}
+
+
+def _works(method: str) -> bool:
+    """Whether a method is to be had: "all" leaves the broken ones to `list --check`."""
+    try:
+        load("methods", method)
+    except UnlearnBenchError:
+        return False
+    return True
 
 
 def _choose(table: Mapping[str, Any], chosen: Sequence[str], what: str) -> dict[str, Any]:
@@ -207,10 +228,11 @@ def _method(
         raise UnlearnBenchError(f"methods.{label}.in: expected a table of parameters for each scenario")
     _choose(suite.scenarios, list(by_scenario), f"scenario of methods.{label}.in")
     params = {**_without(table, "method", "in"), **by_scenario.get(scenario, {}), **sets}
-    cls = _method_class(label, table)
-    if quick and "epochs" in cls.__dataclass_fields__:
-        params["epochs"] = min(2, params.get("epochs", cls.__dataclass_fields__["epochs"].default))
-    return _plugin("methods", (str(table.get("method", label)), params), {}), cls.role
+    name = str(table.get("method", label))
+    plugin = _plugin("methods", (name, params), {})
+    if quick and "epochs" in plugin.params:
+        plugin = _plugin("methods", (name, params), {"epochs": min(2, plugin.params["epochs"])})
+    return plugin, _method_class(label, table).role
 
 
 def _plugin(kind: str, named: tuple[str, dict[str, Any]], sets: Mapping[str, Any]) -> Plugin:
@@ -234,10 +256,6 @@ def _recipe(value: str | Mapping[str, Any], sets: Mapping[str, Any]) -> Recipe:
     if name not in RECIPES:
         raise UnlearnBenchError(f"unknown recipe '{name}': expected one of {', '.join(RECIPES)}")
     return configure(Recipe, {**dataclasses.asdict(RECIPES[name]), **changes, **sets}, "recipe")
-
-
-def _short(recipe: Recipe) -> Recipe:
-    return replace(recipe, epochs=min(2, recipe.epochs))
 
 
 def _parse_sets(sets: Sequence[str], targets: Sequence[str]) -> dict[str, dict[str, Any]]:
