@@ -16,7 +16,7 @@ from .tables import comparison, latex, markdown, terminal
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["comparison", "latex", "markdown", "render", "terminal"]
+__all__ = ["comparison", "is_current", "latex", "markdown", "render", "terminal"]
 
 FORMATS = {"png": {"Software": None}, "pdf": {"CreationDate": None}}  # metadata: the same figure, the same bytes
 
@@ -48,6 +48,15 @@ def render(results: Results, out: Path, figures: Mapping[str, Callable[[Results]
             else:
                 path.unlink(missing_ok=True)
     return written
+
+
+def is_current(results: Results, out: Path) -> bool:
+    """Whether ``out`` already holds a report of these very numbers."""
+    try:
+        written = (out / "comparison.csv").read_bytes()
+    except FileNotFoundError:
+        return False
+    return written == comparison(results).to_csv(index=False).encode() and any(out.glob("*.png"))
 
 
 def _figure_files(figure: Figure | None) -> dict[str, bytes]:

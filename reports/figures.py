@@ -169,7 +169,9 @@ def _enlarge(left: Axes, right: Axes, points: pd.DataFrame, center: str) -> pd.D
     near = points[distance <= max(5.0, 2 * distance.nsmallest(3).max())][["x", "y"]]
     margin = (0.3 * (near.max() - near.min())).clip(lower=0.5)
     low, high = near.min() - margin, near.max() + margin
-    left.set(xlim=np.clip(left.get_xlim(), -3, 103), ylim=np.clip(left.get_ylim(), -3, 103))
+    for axis, limit in (("x", left.set_xlim), ("y", left.set_ylim)):  # all of the frame, nothing far from 0 to 100
+        outer = left.dataLim.intervalx if axis == "x" else left.dataLim.intervaly
+        limit(*np.clip([min(outer[0], low[axis]) - 0.3, max(outer[1], high[axis]) + 0.3], -3, 103))
     right.set(xlim=(low["x"], high["x"]), ylim=(low["y"], high["y"]))
     frame = Rectangle((low["x"], low["y"]), high["x"] - low["x"], high["y"] - low["y"], fill=False, edgecolor="0.4")
     left.add_patch(frame)

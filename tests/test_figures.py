@@ -14,7 +14,7 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.text import Text
-from unlearnbench_reports import figures, render
+from unlearnbench_reports import figures, is_current, render
 from unlearnbench_reports.style import styles
 
 from unlearnbench.results import CURVE_COLUMNS, VALUE_COLUMNS, Results
@@ -218,3 +218,12 @@ def test_the_digitised_curves_are_complete() -> None:
     assert list(curves) == ["CIFAR10random", "CIFAR100random", "CIFAR10class", "CIFAR100class"]
     assert all(list(figure) == list(figures.AUTHORS) for figure in curves.values())
     assert {len(curve) for figure in curves.values() for curve in figure.values()} == {15, 16}
+
+
+def test_a_report_is_current_until_a_number_or_its_files_change(results: Results, tmp_path: Path) -> None:
+    assert not is_current(results, tmp_path)
+    render(results, tmp_path, {"relearning": figures.relearning})
+    assert is_current(results, tmp_path)
+    assert not is_current(replace(results, values=results.values.assign(value=results.values.value + 1)), tmp_path)
+    (tmp_path / "relearning.png").unlink()
+    assert not is_current(results, tmp_path)

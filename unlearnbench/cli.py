@@ -137,7 +137,7 @@ def run(
         return 0
     with _reporter() as reporter:
         scored = api.execute(plan, store, device, jobs, data, reporter)
-    _report(scored, out)
+    _report(scored, out, anew=False)
     failed = [(entry, row) for entry in plan.entries if (row := store.row(entry.cell)) and row.status == "failed"]
     for entry, row in failed:
         print(f"failed: {entry.name}: {row.reason.strip().splitlines()[-1]}", file=sys.stderr)
@@ -227,7 +227,7 @@ def _reporter():  # type: ignore[no-untyped-def]
     return Bar(console) if console.is_terminal else Lines(console)
 
 
-def _report(scored, out: Path) -> None:  # type: ignore[no-untyped-def]
+def _report(scored, out: Path, anew: bool = True) -> None:  # type: ignore[no-untyped-def]
     import matplotlib
 
     matplotlib.use("Agg")
@@ -235,5 +235,8 @@ def _report(scored, out: Path) -> None:  # type: ignore[no-untyped-def]
 
     figures = {name: registry.load("figures", name) for name in registry.names("figures")}
     print(reports.terminal(scored, color=sys.stdout.isatty()))
+    if not anew and reports.is_current(scored, out / scored.suite):
+        print(f"{out / scored.suite} is up to date")
+        return
     written = reports.render(scored, out / scored.suite, figures)
     print(f"{len(written)} files in {out / scored.suite}")

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-import torchvision
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -81,12 +81,19 @@ class CNN(Model):
         return Classifier(encoder, nn.Sequential(nn.Linear(256, 128), nn.Linear(128, num_classes)), num_classes)
 
 
+def _torchvision() -> Any:
+    """Imported on first need: it takes a second or two, and the CNN does without."""
+    from torchvision import models
+
+    return models
+
+
 @dataclass(frozen=True)
 class ResNet18(Model):
     """ResNet-18 (1512.03385) with the stem for small images: 3x3 convolution of stride 1, no max-pool."""
 
     def build(self, input_shape: tuple[int, int, int], num_classes: int) -> Classifier:
-        network = torchvision.models.resnet18()
+        network = _torchvision().resnet18()
         network.conv1 = nn.Conv2d(input_shape[0], 64, 3, padding=1, bias=False)
         nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")
         network.maxpool, network.fc = nn.Identity(), nn.Identity()
@@ -111,7 +118,7 @@ class ResNet18At224(Model):
     """torchvision's ResNet-18 from scratch on images resized to 224: CaMU's protocol for CIFAR."""
 
     def build(self, input_shape: tuple[int, int, int], num_classes: int) -> Classifier:
-        network = torchvision.models.resnet18()
+        network = _torchvision().resnet18()
         if input_shape[0] != 3:
             network.conv1 = nn.Conv2d(input_shape[0], 64, 7, stride=2, padding=3, bias=False)
         network.fc = nn.Identity()
@@ -158,7 +165,7 @@ class VGG16BN(Model):
             raise UnlearnBenchError(
                 f"model 'vgg16_bn' halves the image five times and needs 32x32, not {input_shape[1:]}"
             )
-        features = torchvision.models.vgg16_bn().features
+        features = _torchvision().vgg16_bn().features
         if input_shape[0] != 3:
             features[0] = nn.Conv2d(input_shape[0], 64, 3, padding=1)
         encoder = nn.Sequential(features, nn.AdaptiveAvgPool2d(1), nn.Flatten())
@@ -174,7 +181,7 @@ class ViTTiny(Model):
         if height != width:
             raise UnlearnBenchError(f"model 'vit_tiny' takes square images, not {height}x{width}")
         patch = next(p for p in range(max(1, height // 8), 0, -1) if height % p == 0)
-        network = torchvision.models.VisionTransformer(height, patch, 12, 3, 192, 768, num_classes=num_classes)
+        network = _torchvision().VisionTransformer(height, patch, 12, 3, 192, 768, num_classes=num_classes)
         if channels != 3:
             network.conv_proj = nn.Conv2d(channels, 192, patch, stride=patch)
         network.heads = nn.Identity()

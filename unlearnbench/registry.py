@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from unlearnbench import spec
 from unlearnbench.spec import UnlearnBenchError
@@ -82,7 +82,7 @@ def configure(cls: type[T], params: Mapping[str, Any], what: str) -> T:
     from pydantic import ValidationError
 
     try:
-        return _adapter(cls).validate_json(json.dumps(params, default=str))
+        return _adapter(cast(Any, cls)).validate_json(json.dumps(params, default=str))
     except ValidationError as error:
         raise RegistryError("; ".join(_explain(e, cls, what) for e in error.errors(include_url=False))) from None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -60,11 +61,11 @@ def train(model: nn.Module, samples: Samples, recipe: Recipe) -> nn.Module:
         model.parameters(), recipe.optimizer, recipe.lr, recipe.momentum, recipe.weight_decay, nesterov=recipe.nesterov
     )
     forward = torch.compile(model) if recipe.compile else model
-    half = torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16")
+    half = torch.autocast(device.type, torch.bfloat16) if recipe.precision == "bfloat16" else nullcontext()
     steps, step = recipe.epochs * math.ceil(len(samples) / recipe.batch_size), 0
     model.train()
     for epoch in range(recipe.epochs):
-        total = torch.zeros((), device=device)
+        losses = []
         for images, labels in samples.batches(recipe.batch_size):
             if recipe.schedule != "constant":
                 optimizer.param_groups[0]["lr"] = recipe.lr * schedule(recipe.schedule, step / steps)
@@ -74,12 +75,11 @@ def train(model: nn.Module, samples: Samples, recipe: Recipe) -> nn.Module:
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-            total += loss.detach()
+            losses.append(loss.detach())
             step += 1
-        if not math.isfinite(total.item()):  # once an epoch: reading it makes a GPU wait
-            raise Diverged(
-                f"the loss became {total.item()} in epoch {epoch + 1} of {recipe.epochs}: lower lr={recipe.lr}"
-            )
+        total = torch.stack(losses).sum().item()  # once an epoch: reading it makes a GPU wait
+        if not math.isfinite(total):
+            raise Diverged(f"the loss became {total} in epoch {epoch + 1} of {recipe.epochs}: lower lr={recipe.lr}")
     return model
 
 
