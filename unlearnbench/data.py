@@ -55,10 +55,10 @@ class Data:
         std = torch.tensor(arrays.std, device=device).view(1, -1, 1, 1)
 
         def images(x: np.ndarray) -> Tensor:
-            return torch.from_numpy(x).to(device).float().div_(255).sub_(mean).div_(std)
+            return torch.tensor(x, device=device).float().div_(255).sub_(mean).div_(std)
 
         def labels(y: np.ndarray) -> Tensor:
-            return torch.from_numpy(y).to(device)
+            return torch.tensor(y, device=device)
 
         return Data(
             x_train=images(arrays.x_train),
