@@ -337,3 +337,10 @@ def test_a_suite_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     (tmp_path / "bytes.toml").write_bytes(b"\xff\xfe")
     with pytest.raises(UnlearnBenchError, match=r"bytes\.toml"):
         make_plan(str(tmp_path / "bytes.toml"))
+
+
+def test_quick_mode_of_every_packaged_suite_gives_small_images_to_its_small_model() -> None:
+    for suite in packaged():
+        for entry in make_plan(suite, Options(quick=True)).entries:
+            assert (entry.cell.model.name, entry.cell.recipe.image_size) == ("cnn", None)
+            assert entry.cell.recipe.epochs == 2

@@ -164,7 +164,8 @@ def _expand(name: str, suite: Suite, options: Options) -> Plan:
         limits = {"limit_train": 2000, "limit_test": 1000}
         smaller = {k: min(v, dataset.params[k] or v) for k, v in limits.items()}
         dataset = _plugin("datasets", (dataset.name, dict(dataset.params)), smaller)
-        model, recipe, seeds = quick_model, replace(recipe, epochs=min(2, recipe.epochs)), seeds[:1]
+        recipe = replace(recipe, epochs=min(2, recipe.epochs), image_size=None)  # the small model takes small images
+        model, seeds = quick_model, seeds[:1]
         probe = replace(probe, relearn_every=min(10, probe.relearn_every), relearn_cap=min(200, probe.relearn_cap))
     paired = suite.split_seeds == "paired"
     pairs = [(s, s) for s in seeds] if paired else [(p, s) for p in split_seeds for s in seeds]
