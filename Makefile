@@ -36,8 +36,9 @@ lint: $(STAMP)  ## ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-speed: $(STAMP)  ## the harness against bare loops, as ratios (pytest-benchmark)
-	OMP_NUM_THREADS=1 $(BIN)/python -P -m pytest -q benchmarks -o python_files="bench_*.py" -o python_functions="bench_*"
+speed: $(STAMP)  ## the harness against bare loops, as ratios; RATIOS=FILE.json keeps them (pytest-benchmark)
+	OMP_NUM_THREADS=1 $(BIN)/python -P -m pytest -q benchmarks -o python_files="bench_*.py" -o python_functions="bench_*" \
+		--benchmark-quiet $(if $(RATIOS),--ratios "$(RATIOS)")
 
 setup: $(STAMP)  ## make or update .venv; every other target does it on demand
 
