@@ -56,7 +56,7 @@ def main(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Main:
 
 @pytest.fixture
 def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cli, "_report", lambda scored, out: print(f"report of {scored.suite} in {out}"))
+    monkeypatch.setattr(cli, "_report", lambda scored, out, **_: print(f"report of {scored.suite} in {out}"))
 
 
 def test_a_run_ends_with_its_table_and_files_and_a_report_draws_them_again(
