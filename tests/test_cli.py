@@ -187,7 +187,8 @@ def start(suite: Path, results: Path, jobs: int) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [*program, "run", str(suite), *options], start_new_session=True, stderr=subprocess.PIPE, text=True,
         stdout=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"},
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background job ignores Ctrl-C
+        # a shell's background job ignores Ctrl-C
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
     )  # fmt: skip
 
 
