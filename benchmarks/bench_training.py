@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from unlearnbench.cost import count_gradients
+from unlearnbench.cost import count_work
 from unlearnbench.data import Counter, Samples
 from unlearnbench.datasets import default_root
 from unlearnbench.models import CNN, build_model
@@ -33,7 +33,7 @@ def bare(model: nn.Module, x: Tensor, y: Tensor, recipe: Recipe) -> None:
 def harness(model: nn.Module, x: Tensor, y: Tensor, recipe: Recipe) -> None:
     """As `runner.load_original` does it, counting gradients."""
     counter = Counter()
-    count_gradients(model, counter)
+    count_work(model, counter)
     train(model, Samples(x, y, 0, None, counter), recipe)
 
 

@@ -97,6 +97,19 @@ def compare(benchmark: BenchmarkFixture, request: pytest.FixtureRequest) -> Call
     return run
 
 
+@pytest.fixture
+def clock(benchmark: BenchmarkFixture, request: pytest.FixtureRequest) -> Callable[..., None]:
+    """Time a call 3 times, where a limit in seconds is the target: recorded as its ratio to one second."""
+
+    def run(name: str, call: Callable[[], object], target: str) -> None:
+        benchmark.pedantic(call, rounds=3, warmup_rounds=1)
+        if benchmark.stats is not None:
+            ratio = Ratio(name, target, list(benchmark.stats.stats.data), [1.0] * 3)
+            request.config.stash.setdefault(RATIOS, []).append(ratio)
+
+    return run
+
+
 def _finished(call: Callable[..., object], *arguments: object) -> None:
     call(*arguments)
     _synchronise()

@@ -19,6 +19,7 @@ class Identity(Method):
     needs: ClassVar[Access] = Access(0)
     changes: ClassVar[bool] = False
     role: ClassVar[Literal["control"]] = "control"
+    stands_for: ClassVar[Literal["original"]] = "original"
 
     def unlearn(self, model: nn.Module, task: Task) -> nn.Module:
         return model

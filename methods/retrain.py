@@ -21,6 +21,7 @@ class Retrain(Method):
     paper: ClassVar[str] = "definition of exact unlearning (Bourtoule et al. 2021, 1912.03817)"
     needs: ClassVar[Access] = Access.RETAIN | Access.LABELS
     role: ClassVar[Literal["oracle"]] = "oracle"
+    stands_for: ClassVar[Literal["retrained"]] = "retrained"
 
     def prepare(self, task: Task) -> nn.Module:
         return task.train(task.fresh_model("initial weights"), task.retain)

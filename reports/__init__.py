@@ -5,36 +5,32 @@ from __future__ import annotations
 import io
 import os
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from unlearnbench.results import Results
 
-from .tables import comparison, latex, markdown, terminal
+from .statistics import control_table, statistics
+from .tables import comparison, controls, latex, markdown, terminal
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["comparison", "is_current", "latex", "markdown", "render", "terminal"]
+__all__ = ["comparison", "control_table", "is_current", "latex", "markdown", "render", "terminal"]
 
 FORMATS = {"png": {"Software": None}, "pdf": {"CreationDate": None}}  # metadata: the same figure, the same bytes
 
 
 def render(results: Results, out: Path, figures: Mapping[str, Callable[[Results], Figure | None]]) -> list[Path]:
-    """Write ``comparison.{csv,md,tex,txt}`` and every figure as PNG and PDF under ``out``; return what was written.
+    """Write ``comparison.{csv,md,tex,txt}``, ``controls.md``, the tables of `statistics` as CSV, and every figure as
+    PNG and PDF under ``out``; return what was written.
 
     Each file appears whole or not at all. A figure that raises is left out with a warning; of one that does not apply,
     or that failed, no file of an earlier report stays behind.
     """
     out.mkdir(parents=True, exist_ok=True)
-    tables = {
-        "comparison.csv": comparison(results).to_csv(index=False),
-        "comparison.md": markdown(results),
-        "comparison.tex": latex(results),
-        "comparison.txt": terminal(results),
-    }
-    written = [_replace(out / name, text.encode()) for name, text in tables.items()]
+    written = [_replace(out / name, text.encode()) for name, text in _tables(results)]
     for name, draw in figures.items():
         try:
             files = _figure_files(draw(results))
@@ -52,11 +48,18 @@ def render(results: Results, out: Path, figures: Mapping[str, Callable[[Results]
 
 def is_current(results: Results, out: Path) -> bool:
     """Whether ``out`` already holds a report of these very numbers."""
-    try:
-        written = (out / "comparison.csv").read_bytes()
-    except FileNotFoundError:
-        return False
-    return written == comparison(results).to_csv(index=False).encode() and any(out.glob("*.png"))
+    expected = ((out / name, text.encode()) for name, text in _tables(results))
+    return any(out.glob("*.png")) and all(path.exists() and path.read_bytes() == text for path, text in expected)
+
+
+def _tables(results: Results) -> Iterator[tuple[str, str]]:
+    yield "comparison.csv", comparison(results).to_csv(index=False)
+    yield "comparison.md", markdown(results)
+    yield "comparison.tex", latex(results)
+    yield "comparison.txt", terminal(results)
+    yield "controls.md", controls(results)
+    for name, table in statistics(results).items():
+        yield f"{name}.csv", table.to_csv(index=False)
 
 
 def _figure_files(figure: Figure | None) -> dict[str, bytes]:

@@ -20,9 +20,11 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator, ScalarFormatter, SymmetricalLogLocator
 
+from unlearnbench.inference import pareto
 from unlearnbench.results import Results
 from unlearnbench.spec import UnlearnBenchError
 
@@ -128,15 +130,19 @@ def _joined(rows: pd.DataFrame, x: str, y: str) -> pd.DataFrame:
 
 
 def _points(ax: Axes, points: pd.DataFrame, looks: dict[str, Style]) -> dict[str, Any]:
+    """Draw them with their spread; of several at the same place the hidden ones are larger, so that each is seen."""
     handles = {}
-    for method, (x, x_std, y, y_std) in zip(points.index, points.to_numpy(), strict=True):
+    drawn = points.loc[sorted(points.index, key=lambda method: looks[method].order)]
+    above = drawn[["x", "y"]].round(2).groupby(["x", "y"]).cumcount(ascending=False)
+    for method, (x, x_std, y, y_std) in zip(drawn.index, drawn.to_numpy(), strict=True):
         style = looks[method]
-        drawn = ax.errorbar(
-            x, y, xerr=x_std, yerr=y_std, color=style.color, linestyle="none", marker=style.marker, elinewidth=1.1,
-            markersize=13 if style.role == "oracle" else 7, markeredgecolor="white", markeredgewidth=0.6,
-            zorder=style.order,
-        )  # fmt: skip
-        handles[label(method)] = drawn.lines[0]
+        look: dict[str, Any] = {
+            "color": style.color, "linestyle": "none", "marker": style.marker, "markeredgecolor": "white",
+            "markeredgewidth": 0.6, "markersize": 13 if style.role == "oracle" else 7,
+        }  # fmt: skip
+        handles[label(method)] = Line2D([], [], **look)
+        look["markersize"] += 4 * above[method]
+        ax.errorbar(x, y, xerr=x_std, yerr=y_std, elinewidth=1.1, zorder=style.order, **look)
     return handles
 
 
@@ -171,7 +177,9 @@ def _enlarge(left: Axes, right: Axes, points: pd.DataFrame, center: str) -> pd.D
     low, high = near.min() - margin, near.max() + margin
     for axis, limit in (("x", left.set_xlim), ("y", left.set_ylim)):  # all of the frame, nothing far from 0 to 100
         outer = left.dataLim.intervalx if axis == "x" else left.dataLim.intervaly
-        limit(*np.clip([min(outer[0], low[axis]) - 0.3, max(outer[1], high[axis]) + 0.3], -3, 103))
+        ends = min(outer[0], low[axis]), max(outer[1], high[axis])
+        room = max(0.3, 0.04 * (ends[1] - ends[0]))  # for half a marker
+        limit(*np.clip([ends[0] - room, ends[1] + room], -4, 104))
     right.set(xlim=(low["x"], high["x"]), ylim=(low["y"], high["y"]))
     frame = Rectangle((low["x"], low["y"]), high["x"] - low["x"], high["y"] - low["y"], fill=False, edgecolor="0.4")
     left.add_patch(frame)
@@ -181,8 +189,9 @@ def _enlarge(left: Axes, right: Axes, points: pd.DataFrame, center: str) -> pd.D
 def cost_gap(results: Results) -> Figure | None:
     """Cost of each method against its average gap to the oracle, with the Pareto front of the methods.
 
-    The cost is wall time or, where machines mix, gradient evaluations. Controls, which cost nothing, are level lines.
+    The cost is wall time or, where machines mix, gradient evaluations. Controls that cost nothing are level lines.
     """
+    retrained = set(results.values.loc[results.values["stands_for"] == "retrained", "method"])
     panels = []
     for name, rows in panels_of(comparison(results)):
         cost = "seconds" if len(_stats(rows, "seconds")) else "gradients"
@@ -198,8 +207,9 @@ def cost_gap(results: Results) -> Figure | None:
     looks = styles(results)
     handles: dict[str, Any] = dict.fromkeys(map(label, looks))
     for ax, (name, cost, points, gaps) in zip(axes.flat, panels, strict=False):
-        handles |= _points(ax, points[[looks[m].role != "control" for m in points.index]], looks)
-        for control in (m for m in gaps.index if looks[m].role == "control"):
+        free = [m for m in gaps.index if looks[m].role == "control" and m not in retrained]
+        handles |= _points(ax, points[~points.index.isin(free)], looks)
+        for control in free:
             line = ax.axhline(gaps[control], color=looks[control].color, linestyle=looks[control].dashes, zorder=1)
             handles[f"{label(control)} (no cost)"] = line
         ax.set_xscale("log")
@@ -217,8 +227,7 @@ def cost_gap(results: Results) -> Figure | None:
 
 def _front(ax: Axes, points: pd.DataFrame, looks: dict[str, Style]) -> None:
     """The methods that no other beats in cost and gap, as a step line; nothing lies below it but their names."""
-    ordered = points.sort_values(["x", "y"])
-    front = ordered[ordered["y"] < ordered["y"].cummin().shift(fill_value=np.inf)]
+    front = points[pareto(points[["x", "y"]].to_numpy())].sort_values("x")
     if front.empty:
         return
     (left, right), top = ax.get_xlim(), ax.get_ylim()[1]
@@ -244,20 +253,27 @@ def _front(ax: Axes, points: pd.DataFrame, looks: dict[str, Style]) -> None:
 
 
 def attack_oracle(results: Results) -> Figure | None:
-    """Each attack's value per method against the oracle's, with 95% t intervals."""
+    """Each attack's value per method against the oracle's, with 95% t intervals; of the headline's attacks, if any."""
     attacks = [metric for metric in results.metrics.values() if metric.family == "leakage"]
-    panels = [
-        (name, [_stats(rows, attack.name) for attack in attacks]) for name, rows in panels_of(comparison(results))
+    attacks = [attack for attack in attacks if attack.name in results.headline] or attacks
+    found = [(name, [_stats(rows, attack.name) for attack in attacks]) for name, rows in panels_of(comparison(results))]
+    kept = [i for i in range(len(attacks)) if any(len(stats[i]) for _, stats in found)]
+    lines = [
+        (name, [(attacks[i], stats[i]) for i in part])
+        for name, stats in found
+        for part in (kept[start : start + 4] for start in range(0, len(kept), 4))
+        if any(len(stats[i]) for i in part)
     ]
-    panels = [(name, stats) for name, stats in panels if any(len(stat) for stat in stats)]
-    if not panels:
+    if not lines:
         return None
     looks = styles(results)
     methods = list(looks)
     title = headline(results, "attacks, against the oracle", "bars and band: 95% t interval")
-    figure, axes = canvas(title, len(panels), len(attacks), (3.9, 0.8 + 0.27 * len(methods)), sharey=True)
-    for row, (name, stats) in zip(axes, panels, strict=True):
-        for ax, attack, stat in zip(row, attacks, stats, strict=True):
+    figure, axes = canvas(title, len(lines), min(4, len(kept)), (3.9, 0.8 + 0.27 * len(methods)), sharey=True)
+    for row, (name, stats) in zip(axes, lines, strict=True):
+        for ax in row[len(stats) :]:
+            ax.set_axis_off()
+        for ax, (attack, stat) in zip(row, stats, strict=False):
             for method in stat.index:
                 _dot(ax, methods.index(method), stat.loc[method], looks[method])
             for method in set(methods) - set(stat.index):

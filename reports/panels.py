@@ -7,20 +7,27 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from string import ascii_lowercase
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
 
+from unlearnbench.inference import ALPHA
 from unlearnbench.results import Results
 from unlearnbench.spec import Metric
 from unlearnbench.stats import gap_metrics, paired_gaps, refuse_mixed_devices, summary_table
+from unlearnbench.validation import overall
+
+from .statistics import equivalence
 
 ARROWS = {"high": "↑", "low": "↓", "oracle": "≈"}
 LEGEND = (
     "≈ nearest the oracle is best, ↓ lowest, ↑ highest. The best method is {best}; the oracle and the controls do not "
     "compete. ± is the standard deviation over seeds, in the gaps half the 95% t interval; without ± all seeds agree, "
-    "or there is one. > marks a lower bound."
+    "or there is one. > marks a lower bound. The noise floor is what 95% of pairs of honest retrains keep to; ≡ marks "
+    "a gap that lies within it (two one-sided t tests, 5%). Where models of a bank are compared, the oracle's line is "
+    "the null: one half of the bank against the other."
 )
+FLOOR = "noise floor"
 NOTHING = "—"
 
 
@@ -53,6 +60,7 @@ class Panel:
     def columns(self, start: int, stop: int) -> Panel:
         """The same panel with some of its columns, without its notes."""
         lines = [replace(line, entries=line.entries[start:stop]) for line in self.lines]
+        lines = [line for line in lines if line.role != "floor" or any(entry.text for entry in line.entries)]
         return Panel(self.title, self.headers[start:stop], lines, [])
 
 
@@ -86,17 +94,51 @@ def comparison(results: Results) -> pd.DataFrame:
     return summary_table(pd.concat([values, paired_gaps(values, results.metrics)], ignore_index=True))
 
 
-def sections(results: Results) -> Iterator[Section]:
-    """One section per dataset and scenario, in the suite's order."""
+def sections(results: Results, *, brief: bool = False) -> Iterator[Section]:
+    """One section per dataset and scenario, in the suite's order; ``brief``: the headline metrics and their gaps."""
     roles = dict(zip(results.values["method"], results.values["role"], strict=True))
+    thresholds = results.floors.set_index(["dataset", "scenario", "metric"])
+    verdicts = overall(results.controls).set_index(["dataset", "scenario", "metric"])
+    tested = equivalence(results)[["dataset", "scenario", "method", "metric", "p"]]
+    within = list(tested.itertuples(index=False, name=None))
     for (dataset, scenario), table in comparison(results).groupby(["dataset", "scenario"], sort=False):
         values = results.values.query("dataset == @dataset and scenario == @scenario")
         found = Found(Stat)
         for line in table.itertuples(index=False):
             found[str(line.method), str(line.metric)] = Stat(*line[4:])
-        lines = {str(method): roles[method] for method in table["method"].unique()}
-        panels = [_panel(title, columns, lines, found) for title, columns in _columns(results.metrics).items()]
+        here = Context(
+            {str(method): roles[method] for method in table["method"].unique()},
+            found,
+            _here(thresholds["floor"], dataset, scenario),
+            _here(verdicts.apply(tuple, axis=1), dataset, scenario) if len(verdicts) else {},
+            {(m, n) for d, s, m, n, p in within if (d, s) == (dataset, scenario) and p < ALPHA},
+            set(values.loc[values["stands_for"] == "original", "method"]),
+        )
+        panels = [_panel(title, columns, here) for title, columns in _columns(results, brief).items()]
         yield Section(_title(values, dataset, scenario), [panel for panel in panels if panel.headers or panel.notes])
+
+
+def _here(by_place: pd.Series, dataset: object, scenario: object) -> dict[str, Any]:
+    """The values of one dataset and scenario by metric, of a Series indexed by all three."""
+    places = zip(by_place.index.tolist(), by_place.tolist(), strict=True)
+    return {str(name): value for (d, s, name), value in places if (d, s) == (dataset, scenario)}
+
+
+@dataclass(frozen=True)
+class Context:
+    """All that is known of one dataset and scenario: roles of the methods in order, what the comparison says, noise
+    floors and verdicts (with their reasons) by metric, which (method, metric) are equivalent to the oracle, and which
+    controls are the original."""
+
+    roles: Mapping[str, str]
+    found: Found
+    floors: Mapping[str, float]
+    verdicts: Mapping[str, tuple[str, str]]
+    equivalent: set[tuple[str, str]]
+    originals: set[str]
+
+    def trusts(self, column: Column) -> bool:
+        return self.verdicts.get(column.metric.name, ("pass", ""))[0] == "pass"
 
 
 def _title(values: pd.DataFrame, dataset: object, scenario: object) -> str:
@@ -106,18 +148,25 @@ def _title(values: pd.DataFrame, dataset: object, scenario: object) -> str:
     return " · ".join(clean(part, 60) for part in parts) + " · quick" * bool(values["quick"].any())
 
 
-def _columns(metrics: Mapping[str, Metric]) -> dict[str, list[Column]]:
-    late = [metric.family in ("relearning", "cost") for metric in metrics.values()]
-    plain = [Column(metric) for metric in metrics.values()]
-    return {
-        "Accuracy, attacks and distance to the oracle": [
-            column for column, is_late in zip(plain, late, strict=True) if not is_late
-        ],
-        "Signed gaps to the oracle (paired by seed, mean and 95% t interval)": [
-            Column(metric, gap=True) for metric in gap_metrics(metrics)
-        ],
-        "Relearning and cost": [column for column, is_late in zip(plain, late, strict=True) if is_late],
-    }
+FAMILIES = {
+    "utility": "Accuracy",
+    "leakage": "Attacks",
+    "oracle-distance": "Distance to the oracle",
+    "relearning": "Relearning",
+    "cost": "Cost",
+}
+GAPS = "Signed gaps to the oracle (paired by seed, mean and 95% t interval)"
+
+
+def _columns(results: Results, brief: bool) -> dict[str, list[Column]]:
+    """The headline first; then, unless ``brief``, everything by family, with the gaps of all."""
+    headline = {name: results.metrics[name] for name in results.headline}
+    panels = {"Headline": [Column(metric) for metric in headline.values()]} if headline else {}
+    if headline and brief:
+        return panels | {GAPS: [Column(metric, gap=True) for metric in gap_metrics(headline)]}
+    for family, title in FAMILIES.items():
+        panels[title] = [Column(metric) for metric in results.metrics.values() if metric.family == family]
+    return panels | {GAPS: [Column(metric, gap=True) for metric in gap_metrics(results.metrics)]}
 
 
 class Stat(NamedTuple):
@@ -134,11 +183,12 @@ class Stat(NamedTuple):
 Found = defaultdict[tuple[str, str], Stat]  # by method and metric
 
 
-def _panel(title: str, columns: list[Column], roles: Mapping[str, str], found: Found) -> Panel:
+def _panel(title: str, columns: list[Column], here: Context) -> Panel:
+    roles, found = here.roles, here.found
     columns = [c for c in columns if any((method, c.name) in found for method in roles)]
     kept = [c for c in columns if any(found[method, c.name].n for method in roles)]
     kept = kept or [c for c in columns if not c.gap]  # where nothing worked, that is what the table shows
-    best = {c: _best(c, roles, found) for c in kept}
+    best: dict[Column, set[str]] = {c: _best(c, roles, found) if here.trusts(c) else set() for c in kept}
     common = {c: _common(*(_sentences(found[m, c.name]) for m in roles if found[m, c.name].n)) for c in kept}
     letters: dict[str, str] = {}
     lines = []
@@ -147,15 +197,43 @@ def _panel(title: str, columns: list[Column], roles: Mapping[str, str], found: F
         own = {c: [s for s in _sentences(cell) if s not in common[c]] for c, cell in cells.items()}
         shared = _common(*own.values())
         entries = [
-            Entry(_text(c, cell), method in best[c], _mark(letters, [s for s in own[c] if s not in shared]))
+            Entry(
+                _text(c, cell) + " ≡" * (c.gap and (method, c.metric.name) in here.equivalent),
+                method in best[c],
+                _mark(letters, [s for s in own[c] if s not in shared]),
+            )
             for c, cell in cells.items()
         ]
         lines.append(Line(clean(method, 60), role, _mark(letters, shared), entries))
+    bounds = [_bound(c, here.floors) for c in kept]
+    if any(bounds):
+        lines.append(Line(FLOOR, "floor", "", [Entry(bound) for bound in bounds]))
     notes = [(letter, clean(sentence, 200)) for sentence, letter in letters.items()]
     notes += [("", clean(sentence, 300)) for sentence in _grouped({c: "; ".join(common[c]) for c in kept})]
     notes += [("", clean(f"Without {sentence}", 300)) for sentence in _grouped(_dropped(columns, kept, roles, found))]
-    notes += [("", clean(sentence, 300)) for sentence in _controls(kept, roles, found)]
+    notes += [("", clean(sentence, 300)) for sentence in _controls(kept, here)]
+    notes += [("", clean(sentence, 400)) for sentence in _untrusted(kept, here)]
     return Panel(title, [(clean(c.metric.label, 40), _unit(c)) for c in kept], lines, notes)
+
+
+def _bound(column: Column, floors: Mapping[str, float]) -> str:
+    """The noise floor of a gap, or of a metric that is itself a distance to the oracle."""
+    floor = floors.get(column.metric.name)
+    if floor is None or not (column.gap or column.metric.relative):
+        return ""
+    return "±" * column.gap + quantity(floor, math.nan, column.metric)
+
+
+def _untrusted(kept: list[Column], here: Context) -> Iterator[str]:
+    """Which metrics the controls speak against in this scenario, and why."""
+    for verdict, word in (("fail", "Unreliable"), ("uninformative", "Uninformative")):
+        reasons = defaultdict(list)
+        for column in kept:
+            found, reason = here.verdicts.get(column.metric.name, ("pass", ""))
+            if found == verdict and not column.gap:
+                reasons[reason].append(column.metric.label)
+        for reason, labels in reasons.items():
+            yield f"{word} here: {', '.join(labels)}: {reason}."
 
 
 def _sentences(cell: Stat) -> list[str]:
@@ -187,13 +265,14 @@ def _grouped(reasons: Mapping[Column, str]) -> list[str]:
     return [f"{', '.join(names)}: {reason}." for reason, names in labels.items() if reason]
 
 
-def _controls(kept: list[Column], roles: Mapping[str, str], found: Found) -> Iterator[str]:
+def _controls(kept: list[Column], here: Context) -> Iterator[str]:
     for column in kept:
         if column.metric.family == "oracle-distance" and not column.gap and column.metric.better != "oracle":
-            rivals = {method: role for method, role in roles.items() if role != "oracle"}
-            scores = {method: _score(column, method, rivals, found) for method in rivals}
+            rivals = [name for name, role in here.roles.items() if role == "method" or name in here.originals]
+            scores = {method: _score(column, method, here.roles, here.found) for method in rivals}
+            scores = {method: score for method, score in scores.items() if not math.isnan(score)}
             first = min(scores, key=scores.__getitem__, default="")
-            if rivals.get(first) == "control" and not math.isnan(scores[first]):
+            if first in here.originals:
                 yield (
                     f"{column.metric.label} ranks {first} first, a control that forgets nothing: "
                     "here it cannot tell forgetting from leaving the model alone."

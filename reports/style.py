@@ -24,8 +24,11 @@ from .panels import clean
 # pale pink and yellow (too weak for a line on white).
 COLORS = ["#0173b2", "#d55e00", "#029e73", "#cc78bc", "#de8f05", "#56b4e9", "#ca9161"]
 MARKERS = ["o", "s", "^", "D", "v", "P", "X", "<", ">", "p"]
-CONTROL_MARKERS = ["d", "H", "8"]
 DASHES: list[Any] = ["-", (0, (6, 2)), (0, (1, 1.5))]
+CONTROLS: list[tuple[str, str, Any]] = [  # grey, marker, dashes
+    ("0.55", "d", (0, (1, 1.2))), ("0.40", "H", (0, (5, 1.5, 1, 1.5))),
+    ("0.62", "<", (0, (3, 1.5))), ("0.48", ">", (0, (8, 3))),
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,8 @@ def styles(results: Results) -> dict[str, Style]:
         if role == "oracle":
             looks[name] = Style(role, "black", "*", (0, (4, 1.5)), 2.0, 5)
         elif role == "control":
-            looks[name] = Style(role, "0.55", CONTROL_MARKERS[i % len(CONTROL_MARKERS)], (0, (1, 1.2)), 1.8, 2)
+            color, marker, dashes = CONTROLS[i % len(CONTROLS)]
+            looks[name] = Style(role, color, marker, dashes, 1.8, 2)
         else:
             dashes = DASHES[i // len(COLORS) % len(DASHES)]
             looks[name] = Style(role, COLORS[i % len(COLORS)], MARKERS[i % len(MARKERS)], dashes)

@@ -13,20 +13,29 @@ from rich.table import Table
 from rich.text import Text
 
 from unlearnbench.results import Results
+from unlearnbench.validation import overall
 
 from .panels import LEGEND, Entry, Line, Panel, clean, comparison, sections
+from .statistics import control_table
 
-__all__ = ["comparison", "latex", "markdown", "terminal"]
+__all__ = ["comparison", "controls", "latex", "markdown", "terminal"]
 
 EMPTY = "No results yet."
-ROLE_STYLES = {"oracle": "", "method": "", "control": "dim"}
+ROLE_STYLES = {"oracle": "", "method": "", "control": "dim", "floor": "italic dim"}
+CONTROLS = (
+    "Controls are models of which the truth is known: the original untouched, an honest retrain, models without use. "
+    "*pass*: the metric puts the control where it belongs; *FAIL*: it does not, so nothing can be concluded from it in "
+    "this scenario; *uninformative*: it cannot tell the original from the oracle there, whatever it ranks first. Of a "
+    "control without an entry nothing is expected."
+)
+UNNAMED = ("method", "floor")  # roles that the name of a line need not repeat
 
 
 # --- terminal --------------------------------------------------------------------------------------------------------
 
 
-def terminal(results: Results, width: int = 100, color: bool = False) -> str:
-    """The tables as text of at most ``width`` columns; too wide a panel goes on below itself.
+def terminal(results: Results, width: int = 100, color: bool = False, *, brief: bool = False) -> str:
+    """The tables as text of at most ``width`` columns; too wide a panel goes on below itself. ``brief``: the headline.
 
     The best method is bold where ``color`` allows escape codes, else it carries a ``*``.
     """
@@ -35,7 +44,7 @@ def terminal(results: Results, width: int = 100, color: bool = False) -> str:
         file=file, width=width, force_terminal=color, color_system="standard" if color else None,
         markup=False, highlight=False, emoji=False, legacy_windows=False, _environ={},
     )  # fmt: skip
-    for section in sections(results):
+    for section in sections(results, brief=brief):
         console.print(Text(f"{clean(results.title, 60)}: {section.title}\n", style="bold"))
         for panel in section.panels:
             console.print(Text(panel.title, style="italic"))
@@ -69,7 +78,7 @@ def _grid(panel: Panel, color: bool) -> Table:
         table.add_column(Text(f"{textwrap.fill(label, 12)}\n{unit}"), justify="right", no_wrap=True, vertical="bottom")
     for line in panel.lines:
         marks = f" [{line.marks}]" if line.marks else ""
-        name = Text(line.method + f" ({line.role})" * (line.role != "method") + marks)
+        name = Text(line.method + f" ({line.role})" * (line.role not in UNNAMED) + marks)
         table.add_row(name, *(_cell(entry, color) for entry in line.entries), style=ROLE_STYLES[line.role])
     return table
 
@@ -103,7 +112,7 @@ def markdown(results: Results) -> str:
 
 
 def _md_line(line: Line) -> list[str]:
-    name = _md(line.method) + f" *({line.role})*" * (line.role != "method") + _md_marks(line.marks)
+    name = _md(line.method) + f" *({line.role})*" * (line.role not in UNNAMED) + _md_marks(line.marks)
     entries = ((f"**{_md(e.text)}**" if e.best else _md(e.text)) + _md_marks(e.marks) for e in line.entries)
     return [name, *entries]
 
@@ -115,6 +124,27 @@ def _md_marks(marks: str) -> str:
 def _md(text: str) -> str:
     text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return re.sub(r"([\\`*\[\]|~#!]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9]))", r"\\\1", text)
+
+
+def controls(results: Results) -> str:
+    """The suite testing itself, in Markdown: headline metric x control, scenario by scenario, and every other metric
+    that did not pass."""
+    blocks = [f"# {_md(clean(results.title, 60))}: where the metrics put the controls", CONTROLS]
+    for (dataset, scenario), table in control_table(results).groupby(["dataset", "scenario"], sort=False):
+        blocks.append(f"## {_md(clean(f'{dataset} · {scenario}', 120))}")
+        lines = [table.columns[2:], *table.iloc[:, 2:].to_numpy()]
+        head, *rows = ([_md(clean(x, 300)) for x in line] for line in lines)
+        rows = [head, [":--" for _ in head], *rows]
+        blocks.append("\n".join("| " + " | ".join(row) + " |" for row in rows))
+    verdicts = overall(results.controls)
+    others = verdicts[(verdicts["verdict"] != "pass") & ~verdicts["metric"].isin(results.headline)]
+    if len(others):
+        blocks.append("## Beyond the headline")
+        blocks.append("\n".join(
+            f"- {_md(clean(f'{row.dataset} {row.scenario} {row.metric}', 120))}: {row.verdict}, "
+            f"{_md(clean(row.reason, 300))}" for row in others.itertuples()
+        ))  # fmt: skip
+    return "\n\n".join(blocks) + "\n"
 
 
 # --- LaTeX -----------------------------------------------------------------------------------------------------------
@@ -130,7 +160,7 @@ LATEX = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "%": r"\%", "_": r"\_",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "|": r"\textbar{}", "<": r"\textless{}",
     ">": r"\textgreater{}", '"': "''", "`": "{`}", "-": "{-}",
-    "±": r"$\pm$", "≈": r"$\approx$", "↑": r"$\uparrow$", "↓": r"$\downarrow$", "·": r"$\cdot$",
+    "±": r"$\pm$", "≈": r"$\approx$", "↑": r"$\uparrow$", "↓": r"$\downarrow$", "≡": r"$\equiv$", "·": r"$\cdot$",
     "\N{MULTIPLICATION SIGN}": r"$\times$", "—": "---", "…": r"\ldots{}", "µ": r"$\mu$",
 }  # fmt: skip
 
@@ -169,7 +199,7 @@ def _tex_grid(panel: Panel) -> str:
 
 
 def _tex_line(line: Line) -> list[str]:
-    name = _tex(line.method) + rf" \textit{{({line.role})}}" * (line.role != "method") + _tex_marks(line.marks)
+    name = _tex(line.method) + rf" \textit{{({line.role})}}" * (line.role not in UNNAMED) + _tex_marks(line.marks)
     texts = [(_tex(entry.text).replace("{-}", "$-$"), entry) for entry in line.entries]
     return [name, *((rf"\textbf{{{text}}}" if e.best else text) + _tex_marks(e.marks) for text, e in texts)]
 

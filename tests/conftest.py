@@ -1,4 +1,4 @@
-"""What several test files need: a tiny problem in memory, and a suite of a few seconds."""
+"""What several test files need: a tiny problem in memory, a suite of a few seconds, and the results of a stored one."""
 
 from __future__ import annotations
 
@@ -10,12 +10,19 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 from unlearnbench import registry
 from unlearnbench.data import Data
 from unlearnbench.datasets import Arrays
+from unlearnbench.results import CURVE_COLUMNS, VALUE_COLUMNS, Results
+from unlearnbench.spec import Metric
+
+GOLDEN = Path(__file__).parent / "golden"
+ROW = [*VALUE_COLUMNS[1:11], "status"]  # the columns that rows.csv shares with VALUE_COLUMNS
+HEADLINE = ["fa", "ra", "ta", "mia_lr_loss", "avg_gap", "relearn_steps", "seconds"]
 
 TINY = """
 title = "Tiny"
@@ -23,23 +30,28 @@ dataset = {{ name = "digits", limit_train = 120, limit_test = 60 }}
 model = "cnn"
 recipe = {{ name = "camu", epochs = 1 }}
 seeds = {seeds}
+{top}
 [scenarios.random]
 {methods}
 [probe]
 relearn_every = 5
 relearn_points = 2
 relearn_cap = 20
+relearn_epochs = 3
 """
 
 
 @pytest.fixture
 def tiny(tmp_path: Path) -> Callable[..., Path]:
-    """Writes a suite on 120 digits: ``tiny("identity", seeds=[0, 1])``, with the oracle before the methods named."""
+    """Writes a suite on 120 digits: ``tiny("identity", seeds=[0, 1])``, with the oracle before the methods named.
 
-    def write(*methods: str, seeds: tuple[int, ...] = (0,), extra: str = "") -> Path:
+    ``top`` are further keys of the suite itself, ``extra`` further tables.
+    """
+
+    def write(*methods: str, seeds: tuple[int, ...] = (0,), top: str = "", extra: str = "") -> Path:
         path = tmp_path / "tiny.toml"
         tables = "\n".join(f"[methods.{name}]" for name in ("retrain", *methods))
-        path.write_text(TINY.format(seeds=list(seeds), methods=tables) + extra)
+        path.write_text(TINY.format(seeds=list(seeds), top=top, methods=tables) + extra)
         return path
 
     return write
@@ -73,3 +85,19 @@ def register(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         monkeypatch.setattr(registry, "entries", lambda k: {**entries(k), **(points if k == kind else {})})
 
     return add
+
+
+@pytest.fixture
+def results() -> Results:
+    """The stored rows and curves: 6 methods, 3 controls, 2 scenarios, 5 seeds; cells of metrics are ``value|note``."""
+    metrics = {}
+    for record in pd.read_csv(GOLDEN / "records.csv").to_dict("records"):
+        needs = {"oracle": 1} if record.pop("relative") else {}
+        metrics[str(record["name"])] = Metric(**record, fn=lambda *_: 0.0, doc="", needs=needs)  # type: ignore[arg-type]
+    values = pd.read_csv(GOLDEN / "rows.csv", keep_default_na=False)
+    values = values.melt(ROW, var_name="metric", value_name="cell")
+    values[["value", "note"]] = values["cell"].str.split("|", expand=True)
+    values = values.assign(suite="digits", key="", value=pd.to_numeric(values["value"]), low=np.nan, high=np.nan)
+    curves = pd.read_csv(GOLDEN / "curves.csv").melt(CURVE_COLUMNS[1:7], var_name="updates", value_name="difference")
+    curves = curves.assign(suite="digits", key="", updates=curves["updates"].astype(int))[CURVE_COLUMNS]
+    return Results("digits", "Digits", values[VALUE_COLUMNS], curves, metrics, {"headline": HEADLINE})

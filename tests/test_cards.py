@@ -61,6 +61,14 @@ def test_the_card_of_a_metric() -> None:
     assert registry.load("metrics", "mia_gbt").doc in text
     assert facts(text)["best"] == "closest to the oracle's"
     assert facts(card("metrics", "seconds"))["compared"] == "on one machine only"
+    of = {name: facts(card("metrics", name))["of"] for name in ("fa", "zrf", "iam", "ruli", "forgetting_ratio")}
+    assert of == {
+        "fa": "the row",
+        "zrf": "the row, an untrained network",
+        "iam": "the row, 1 model of the bank, its original",
+        "ruli": "the row, 8 shadow runs per side",
+        "forgetting_ratio": "the row, its oracle, 16 models of the bank, 8 models that the method made",
+    }
 
 
 @pytest.mark.parametrize("kind", registry.KINDS)

@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import itertools
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any, ClassVar
 
 import pytest
 import torch
 from torch import nn
+from unlearnbench_methods.collapse import Collapse
 from unlearnbench_methods.finetune import FineTune
-from unlearnbench_methods.gradient_ascent import GradientAscent
 from unlearnbench_methods.identity import Identity
+from unlearnbench_methods.random_init import RandomInit
+from unlearnbench_methods.retrain_other_seed import RetrainOtherSeed
 
 from unlearnbench import conformance, registry
 from unlearnbench.conformance import CHECKS, check_method
 from unlearnbench.models import ResNet9, build_model
 from unlearnbench.spec import Access, Method
 from unlearnbench.task import Task
-from unlearnbench.toy import Trial, attempt, make_toy
+from unlearnbench.toy import attempt, make_toy
 
 
 def failed(method: str | type[Method]) -> set[str]:
@@ -41,6 +41,22 @@ def test_registered_methods_conform(name: str) -> None:
 def test_a_control_is_told_what_was_left_out() -> None:
     left_out = {result.name for result in check_method("identity") if "left out" in result.detail}
     assert left_out == {"forgets", "retains"}
+
+
+@pytest.mark.parametrize("name", ["identity", "retrain_other_seed", "random_init", "collapse"])
+def test_a_control_need_not_unlearn(name: str) -> None:
+    results = {result.name: result for result in check_method(name)}
+    assert all(result.passed for result in results.values())
+    assert [n for n, result in results.items() if "a control need not unlearn" in result.detail] == [
+        "forgets", "retains",
+    ]  # fmt: skip
+
+
+def test_what_a_control_is_spared_a_method_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    for control in (RandomInit, Collapse, RetrainOtherSeed):
+        monkeypatch.setattr(control, "role", "method")
+    assert "retains" in failed(RandomInit) & failed(Collapse)
+    assert failed(RetrainOtherSeed) == set()
 
 
 def test_an_unknown_method_is_an_error_that_suggests() -> None:
@@ -333,98 +349,3 @@ def test_wrong_declarations(attribute: str, value: object, monkeypatch: pytest.M
 
 def test_a_missing_declaration() -> None:
     assert conformance.declared(NoPaper) == "it must declare paper, a text"
-
-
-# --- undeclared data -------------------------------------------------------------------------------------------------
-
-
-class Holder:
-    def __init__(self, value: object) -> None:
-        self.value = value
-
-    def method(self) -> object:
-        return self.value
-
-
-def closure(value: object) -> Callable[[], object]:
-    return lambda: value
-
-
-def default(value: object) -> Callable[[], object]:
-    def function(held: object = value) -> object:
-        return held
-
-    return function
-
-
-def module(value: torch.Tensor) -> nn.Module:
-    network = nn.Module()
-    network.register_buffer("held", value)
-    return network
-
-
-HIDE: dict[str, Callable[[torch.Tensor], object]] = {
-    "itself": lambda x: x,
-    "a list in a dict": lambda x: {"a": [x]},
-    "an attribute": Holder,
-    "a bound method": lambda x: Holder(x).method,
-    "a closure": closure,
-    "a default value": default,
-    "a partial": lambda x: partial(max, x),
-    "a view of it": lambda x: x[:0],
-    "an array": lambda x: x.numpy(),
-    "a view of an array": lambda x: x.numpy()[:0],
-    "a module's buffer": module,
-    "a generator": lambda x: (row for row in [x]),
-}
-
-
-def leaky(method: Method, secret: object) -> Trial:
-    trial = attempt(method)
-    trial.task._secret = secret  # type: ignore[attr-defined]
-    return trial
-
-
-@pytest.mark.parametrize("how", HIDE)
-@pytest.mark.parametrize("name", ["retain", "validation", "test"])
-def test_undeclared_samples_are_found_wherever_they_hide(how: str, name: str) -> None:
-    x, _ = make_toy("class").sets[name]
-    trial = leaky(GradientAscent(epochs=1), HIDE[how](x[-1:].clone()))  # one single image
-    assert conformance.only_declared_data(trial) == f"samples of the {name} set can be reached from the task"
-
-
-@pytest.mark.parametrize("how", HIDE)
-def test_undeclared_labels_are_found_wherever_they_hide(how: str) -> None:
-    _, y = make_toy("class").sets["retain"]
-    trial = leaky(Identity(), HIDE[how](y[20:60].clone()))
-    assert conformance.only_declared_data(trial) == "labels of the retain set can be reached from the task"
-
-
-def test_labels_of_declared_samples_are_found() -> None:
-    @dataclass(frozen=True)
-    class NoLabels(Identity):
-        needs: ClassVar[Access] = Access.FORGET | Access.RETAIN
-
-    trial = attempt(NoLabels())
-    assert conformance.only_declared_data(trial) == ""
-    trial.task.retain._y = make_toy("class").sets["retain"][1]
-    assert conformance.only_declared_data(trial) == "labels of the retain set can be reached from the task"
-
-
-def test_declared_data_may_be_held_anywhere() -> None:
-    x, y = make_toy("class").sets["retain"]
-    assert conformance.only_declared_data(leaky(FineTune(epochs=1), [x, y])) == ""
-
-
-def test_a_task_that_gives_what_was_not_declared(monkeypatch: pytest.MonkeyPatch) -> None:
-    everything = Access.FORGET | Access.RETAIN | Access.LABELS
-    trial = attempt(FineTune(epochs=1))
-    task = Task.of(trial.toy.cell, trial.toy.data, trial.toy.split, everything, trial.task.counter)
-    assert conformance.only_declared_data(replace(trial, task=task)).startswith("task.forget was given")
-
-
-def test_a_set_that_is_a_view_of_the_whole_dataset() -> None:
-    trial = attempt(GradientAscent(epochs=1))
-    everything = trial.toy.data.x_train.clone()
-    trial.task._sets["forget"]._x = everything[:5]
-    assert conformance.only_declared_data(trial) == "samples of the retain set can be reached from the task"

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.axes import Axes
@@ -17,26 +18,18 @@ from matplotlib.text import Text
 from unlearnbench_reports import figures, is_current, render
 from unlearnbench_reports.style import styles
 
-from unlearnbench.results import CURVE_COLUMNS, VALUE_COLUMNS, Results
-from unlearnbench.spec import Metric, UnlearnBenchError
+from unlearnbench.results import Results
+from unlearnbench.spec import UnlearnBenchError
 
-GOLDEN = Path(__file__).parent / "golden"
-ROW = VALUE_COLUMNS[1:10]
 DRAW = [figures.relearning, figures.forget_retain, figures.cost_gap, figures.attack_oracle]
-METHODS = ["retrain", "camu", "finetune", "gradient_ascent", "neggrad_plus", "random_label", "identity"]
-
-
-@pytest.fixture
-def results() -> Results:
-    """The stored rows and curves: 7 methods, 2 scenarios, 5 seeds; cells of metrics are ``value|note``."""
-    records = pd.read_csv(GOLDEN / "metrics.csv").to_dict("records")
-    metrics = {str(record["name"]): Metric(**record, fn=lambda e, o: 0.0, doc="") for record in records}  # type: ignore[arg-type]
-    values = pd.read_csv(GOLDEN / "rows.csv").melt([*ROW, "status"], var_name="metric", value_name="cell")
-    values[["value", "note"]] = values["cell"].str.split("|", expand=True)
-    values = values.assign(suite="digits", key="", value=pd.to_numeric(values["value"]))[VALUE_COLUMNS]
-    curves = pd.read_csv(GOLDEN / "curves.csv").melt(CURVE_COLUMNS[1:7], var_name="updates", value_name="difference")
-    curves = curves.assign(suite="digits", key="", updates=curves["updates"].astype(int))[CURVE_COLUMNS]
-    return Results("digits", "Digits", values, curves, metrics)
+METHODS = [
+    "retrain", "camu", "finetune", "gradient_ascent", "neggrad_plus", "random_label",
+    "identity", "retrain_other_seed", "random_init",
+]  # fmt: skip
+TABLES = [
+    "comparison.csv", "comparison.md", "comparison.tex", "comparison.txt",
+    "controls.md", "controls.csv", "equivalence.csv", "ranks.csv", "tests.csv", "variance.csv",
+]  # fmt: skip
 
 
 def legend_of(figure: Figure) -> list[str]:
@@ -109,7 +102,7 @@ def test_the_authors_curves_stand_beside_ours_on_the_same_axes(results: Results)
     assert list(causal.get_xdata())[:3] == [1, 101, 201]  # type: ignore[arg-type]
     assert list(causal.get_ydata())[:2] == [86.9, 83.611]  # type: ignore[arg-type]
     assert causal.get_color() == ours.lines[1].get_color() == "#377eb8"
-    assert len(legend_of(figure)) == 6 + 7
+    assert len(legend_of(figure)) == 6 + len(METHODS)
 
 
 def test_an_unknown_figure_of_the_authors_is_an_error(results: Results) -> None:
@@ -150,10 +143,54 @@ def test_where_machines_mix_the_cost_is_gradient_evaluations(results: Results) -
     assert [ax.get_xlabel() for ax in figure.axes] == ["Gradients (samples)"] * 2
 
 
+def test_a_control_that_costs_is_a_point_and_the_others_are_lines(results: Results) -> None:
+    figure = drawn(results, figures.cost_gap)
+    assert legend_of(figure) == [*METHODS[:6], "retrain_other_seed", "identity (no cost)", "random_init (no cost)"]
+    across = [line for line in figure.axes[0].lines if np.array_equal(line.get_xdata(), [0, 1])]
+    identity, random_init = across
+    assert identity.get_linestyle() == random_init.get_linestyle() == "--"
+    assert identity.get_ydata()[0] == pytest.approx(2.72, abs=0.005)  # type: ignore[index]
+
+
+def test_points_at_the_same_place_are_all_seen(results: Results) -> None:
+    values = results.values.copy()
+    for method in ("camu", "finetune", "neggrad_plus"):
+        for metric in ("fa", "ra"):
+            values.loc[(values["method"] == method) & (values["metric"] == metric), "value"] = 90.0
+    figure = drawn(replace(results, values=values), figures.forget_retain)
+    there = [bar[0] for bar in figure.axes[0].containers if bar[0].get_xdata()[0] == bar[0].get_ydata()[0] == 90.0]
+    looks = styles(results)
+    assert [line.get_color() for line in there] == [looks[m].color for m in ("camu", "finetune", "neggrad_plus")]
+    assert [line.get_markersize() for line in there] == [15, 11, 7]  # the last is on top
+    handles = figure.legends[0].legend_handles
+    assert {line.get_markersize() for line in handles[1:]} == {7}  # type: ignore[union-attr]
+
+
+def test_the_headline_s_attacks_are_drawn_else_those_with_a_value(results: Results) -> None:
+    def names(results: Results) -> list[str]:
+        return [ax.get_xlabel().partition(" ")[0] for ax in shown(drawn(results, figures.attack_oracle))]
+
+    assert names(results) == ["MIA-LR"] * 2
+    plain = replace(results, settings={})
+    assert names(plain) == ["MIA-GBT", "MIA-LR"] * 2
+    values = results.values.copy()
+    values.loc[values["metric"] == "mia_gbt", "value"] = float("nan")
+    assert names(replace(plain, values=values)) == ["MIA-LR"] * 2
+
+
+def test_many_attacks_stand_four_side_by_side(results: Results) -> None:
+    attack = results.metrics["mia_lr_loss"]
+    more = {f"attack{i}": replace(attack, name=f"attack{i}", label=f"attack{i}") for i in range(6)}
+    values = [results.values[results.values["metric"] == "mia_lr_loss"].assign(metric=name) for name in more]
+    figure = drawn(replace(results, metrics=more, values=pd.concat(values)), figures.attack_oracle)
+    assert figure.axes[0].get_subplotspec().get_gridspec().get_geometry() == (4, 4)  # type: ignore[union-attr]
+    assert [ax.get_xlabel() for ax in shown(figure)] == [f"attack{i} (fraction)" for i in range(6)] * 2
+
+
 def test_attacks_show_methods_without_a_value_as_such(results: Results) -> None:
     values = results.values.copy()
     values.loc[values["method"] == "camu", "value"] = float("nan")
-    figure = drawn(replace(results, values=values), figures.attack_oracle)
+    figure = drawn(replace(results, values=values, settings={}), figures.attack_oracle)
     assert len(figure.axes) == 2 * 2
     assert [text.get_text() for text in figure.axes[0].texts] == ["no value"]
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == METHODS
@@ -169,7 +206,15 @@ def test_methods_keep_their_colours_when_another_is_left_out_at_the_end(results:
     fewer = replace(results, values=results.values[results.values["method"] != "random_label"])
     assert styles(fewer).items() <= styles(results).items()
     assert styles(results)["retrain"].color == "black"
-    assert len({style.color for style in styles(results).values()}) == 7
+    assert len({style.color for style in styles(results).values()}) == 9
+
+
+def test_four_controls_can_be_told_apart(results: Results) -> None:
+    again = results.values[results.values["method"] == "random_init"].assign(method="collapse")
+    looks = styles(replace(results, values=pd.concat([results.values, again])))
+    controls = [look for look in looks.values() if look.role == "control"]
+    assert len({look.marker for look in controls}) == len({look.dashes for look in controls}) == 4
+    assert all(0.3 < float(look.color) < 0.7 for look in controls)  # shades of grey
 
 
 def test_render_writes_everything_and_changes_nothing_else(results: Results, tmp_path: Path) -> None:
@@ -177,7 +222,7 @@ def test_render_writes_everything_and_changes_nothing_else(results: Results, tmp
     written = render(results, tmp_path / "out", {"attack": figures.attack_oracle})
     assert dict(mpl.rcParams) == before
     assert plt.get_fignums() == []
-    names = ["comparison.csv", "comparison.md", "comparison.tex", "comparison.txt", "attack.png", "attack.pdf"]
+    names = [*TABLES, "attack.png", "attack.pdf"]
     assert [path.name for path in written] == names
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(names)
     assert (tmp_path / "out/attack.png").read_bytes().startswith(b"\x89PNG")
@@ -186,8 +231,8 @@ def test_render_writes_everything_and_changes_nothing_else(results: Results, tmp
     assert header == "dataset,scenario,method,metric,mean,std,low,high,n,note"
 
 
-def test_the_same_results_give_the_same_bytes(results: Results, tmp_path: Path) -> None:
-    once, again = (render(results, tmp_path / n, {"attack": figures.attack_oracle}) for n in ("a", "b"))
+def test_the_same_results_give_the_same_bytes(small: Results, tmp_path: Path) -> None:
+    once, again = (render(small, tmp_path / n, {"attack": figures.attack_oracle}) for n in ("a", "b"))
     assert [path.read_bytes() for path in once] == [path.read_bytes() for path in again]
 
 
@@ -195,11 +240,15 @@ def test_a_figure_that_raises_costs_only_itself_and_leaves_nothing_stale(results
     def broken(_: Results) -> Figure:
         raise ValueError("no such axis")
 
+    for name in ("mine.png", "mine.csv", "notes.txt"):  # not of any figure
+        (tmp_path / name).write_bytes(b"kept")
     (tmp_path / "broken.png").write_bytes(b"old")
     (tmp_path / "absent.pdf").write_bytes(b"old")
     with pytest.warns(RuntimeWarning, match="figure 'broken' failed: ValueError: no such axis"):
         written = render(results, tmp_path, {"broken": broken, "absent": lambda _: None, "empty": lambda _: Figure()})
-    assert [path.name for path in written][4:] == ["empty.png", "empty.pdf"]
+    assert [path.name for path in written] == [*TABLES, "empty.png", "empty.pdf"]
+    assert {path.name for path in tmp_path.iterdir()} == {*TABLES, "empty.png", "empty.pdf", "mine.png", "mine.csv",
+                                                          "notes.txt"}  # fmt: skip
     assert not (tmp_path / "broken.png").exists()
     assert not (tmp_path / "absent.pdf").exists()
 
@@ -209,7 +258,7 @@ def test_hostile_names_are_drawn_as_they_are(results: Results, tmp_path: Path) -
     values = results.values.assign(method=results.values["method"].replace("camu", hostile))
     curves = results.curves.assign(method=results.curves["method"].replace("camu", hostile))
     renamed = replace(results, values=values, curves=curves, title="50$ of $x_{$")
-    assert len(render(renamed, tmp_path, {"relearning": figures.relearning})) == 4 + 2
+    assert len(render(renamed, tmp_path, {"relearning": figures.relearning})) == len(TABLES) + 2
 
 
 def test_the_digitised_curves_are_complete() -> None:
@@ -220,10 +269,29 @@ def test_the_digitised_curves_are_complete() -> None:
     assert {len(curve) for figure in curves.values() for curve in figure.values()} == {15, 16}
 
 
-def test_a_report_is_current_until_a_number_or_its_files_change(results: Results, tmp_path: Path) -> None:
-    assert not is_current(results, tmp_path)
-    render(results, tmp_path, {"relearning": figures.relearning})
-    assert is_current(results, tmp_path)
-    assert not is_current(replace(results, values=results.values.assign(value=results.values.value + 1)), tmp_path)
-    (tmp_path / "relearning.png").unlink()
-    assert not is_current(results, tmp_path)
+@pytest.fixture
+def small(results: Results) -> Results:
+    """One scenario of two methods and two controls."""
+    kept = ["retrain", "camu", "finetune", "identity", "retrain_other_seed"]
+    values, curves = (
+        f[f["method"].isin(kept) & f["scenario"].eq("random-10")] for f in (results.values, results.curves)
+    )
+    return replace(results, values=values, curves=curves)
+
+
+def test_a_report_is_current_until_a_number_changes(small: Results, tmp_path: Path) -> None:
+    assert not is_current(small, tmp_path)
+    render(small, tmp_path, {"relearning": figures.relearning})
+    assert is_current(small, tmp_path)
+    assert not is_current(replace(small, values=small.values.assign(value=small.values.value + 1)), tmp_path)
+    pairs = [
+        {"dataset": "digits", "scenario": "random-10", "split_seed": 9, "metric": "ra", "value": x} for x in (1, 9)
+    ]
+    assert not is_current(replace(small, retrains=pd.DataFrame(pairs)), tmp_path)  # another noise floor
+
+
+@pytest.mark.parametrize("gone", ["comparison.csv", "controls.md", "relearning.png"])
+def test_a_report_without_one_of_its_files_is_not_current(small: Results, tmp_path: Path, gone: str) -> None:
+    render(small, tmp_path, {"relearning": figures.relearning})
+    (tmp_path / gone).unlink()
+    assert not is_current(small, tmp_path)

@@ -15,14 +15,12 @@ from torch.nn import functional as F
 from unlearnbench_methods.camu import CaMU
 from unlearnbench_methods.finetune import FineTune
 from unlearnbench_methods.gradient_ascent import GradientAscent
-from unlearnbench_methods.identity import Identity
 from unlearnbench_methods.neggrad_plus import NegGradPlus
 from unlearnbench_methods.random_label import RandomLabel
-from unlearnbench_methods.retrain import Retrain
 from unlearnbench_methods.steps import frozen, other_labels
 
 from unlearnbench.data import Counter, Data, Samples
-from unlearnbench.models import Classifier, build_model
+from unlearnbench.models import Classifier
 from unlearnbench.registry import build
 from unlearnbench.scenarios import Split, make_split
 from unlearnbench.spec import Cell, Method, Plugin, Recipe
@@ -365,45 +363,3 @@ def test_finetune_is_a_plain_loop_over_the_retain_set(data: Data) -> None:
             F.cross_entropy(expected(x[start : start + 10]), y[start : start + 10]).backward()
             sgd.step()
     assert_same_parameters(method.unlearn(deepcopy(model), task_of(method, data, split)), expected)
-
-
-# --- oracle and control ----------------------------------------------------------------------------------------------
-
-
-def retrain(data: Data, split: Split, *, original: int = 7, seed: int = 0) -> tuple[dict[str, Tensor], Task]:
-    plugin = Plugin("resnet9", {"width": 2})
-    task = task_of(Retrain(), data, split, seed=seed, model=plugin, recipe=Recipe(epochs=2))
-    task.prepared = Retrain().prepare(task)
-    model = build_model(build("models", plugin.name, plugin.params), data.input_shape, 3, original)
-    return dict(Retrain().unlearn(model, task).state_dict()), task
-
-
-def test_every_parameter_and_buffer_of_the_oracle_is_new(data: Data) -> None:
-    network = build_model(build("models", "resnet9", {"width": 2}), data.input_shape, 3, 7)
-    split = split_of(data)
-    network.train()
-    with torch.no_grad():
-        for x in data.x_train.split(32):
-            network(x)  # BatchNorm's buffers are those of a trained network, its weights still one and zero
-    oracle, _ = retrain(data, split)
-    for name, tensor in network.state_dict().items():
-        assert not torch.equal(tensor, oracle[name]), name
-
-
-def test_the_oracle_is_of_the_retain_set_and_the_seed_alone(data: Data) -> None:
-    split = split_of(data)
-    oracle, task = retrain(data, split)
-    assert task.counter.samples == 2 * len(split.retain)
-    elsewhere = replace(data, x_train=data.x_train.clone())
-    elsewhere.x_train[split.forget] += 1
-    for same, _ in (retrain(data, split, original=8), retrain(elsewhere, split)):
-        assert all(torch.equal(same[name], tensor) for name, tensor in oracle.items())
-    other, _ = retrain(data, split, seed=1)
-    assert not torch.equal(other["head.weight"], oracle["head.weight"])
-
-
-def test_identity_returns_the_model_it_was_given(data: Data) -> None:
-    model = network()
-    state = deepcopy(model.state_dict())
-    assert Identity().unlearn(model, task_of(Identity(), data, split_of(data))) is model
-    assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())

@@ -13,13 +13,13 @@ from torch.nn import functional as F
 
 from unlearnbench.data import Counter, Data, Samples
 from unlearnbench.models import Classifier, build_model
-from unlearnbench.probes import collect, outputs, relearn_curve, relearn_steps, warm_up
+from unlearnbench.probes import collect, half, half_outputs, representations, warm_up, weight_distance, whole_outputs
 from unlearnbench.registry import build
 from unlearnbench.scenarios import ClassForget, Split, make_split
 from unlearnbench.spec import Cell, Plugin, Probe, Recipe
 from unlearnbench.training import predict, train
 
-PROBE = Probe(relearn_every=3, relearn_points=4, relearn_cap=30)
+PROBE = Probe(relearn_every=3, relearn_points=4, relearn_cap=30, relearn_epochs=3, panel=20)
 CELL = Cell(Plugin("toy"), Plugin("cnn"), Recipe(), Plugin("class"), Plugin("toy"), 0, 0, PROBE)
 
 
@@ -31,7 +31,7 @@ def untrained() -> Classifier:
 @pytest.fixture
 def trained(data: Data) -> Classifier:
     model = build_model(build("models", "cnn", {}), (1, 8, 8), 3, seed=0)
-    train(model, samples(data), Recipe(epochs=5))
+    train(model, Samples(data.x_train, data.y_train, 0, None, Counter()), Recipe(epochs=5))
     return model.eval()
 
 
@@ -40,141 +40,172 @@ def split(data: Data) -> Split:
     return make_split(ClassForget(classes=(0,)), data.y_train.numpy(), len(data.x_test), 0)
 
 
-def samples(data: Data, positions: object = slice(None), augment: object = None) -> Samples:
-    return Samples(data.x_train[positions], data.y_train[positions], 0, augment, Counter())  # type: ignore[index, arg-type]
-
-
-def loss(model: nn.Module, some: Samples) -> float:
-    return F.cross_entropy(predict(model, some.images()), some.labels).item()
-
-
 def state(model: nn.Module) -> Tensor:
     return torch.cat([value.flatten().double() for value in model.state_dict().values()])
 
 
-# --- relearn_steps ---------------------------------------------------------------------------------------------------
+class Constant(nn.Module):
+    """The same logits for every image, and nothing to learn."""
 
-
-def test_no_step_is_needed_where_the_target_is_met(trained: Classifier, data: Data) -> None:
-    forget = samples(data)
-    assert relearn_steps(trained, forget, loss(trained, forget), cap=30) == (0, 0.0)
-
-
-def test_a_target_out_of_reach_gives_none_at_the_cap(untrained: Classifier, data: Data) -> None:
-    counter = Counter()
-    forget = Samples(data.x_train[:32], data.y_train[:32], 0, None, counter)
-    steps, seconds = relearn_steps(untrained, forget, -1.0, cap=7)
-    assert steps is None
-    assert seconds > 0
-
-
-def test_steps_are_those_of_plain_adam(untrained: Classifier, data: Data) -> None:
-    """Counted by a loop of its own, for targets that lie between the losses after its steps."""
-    forget, model = samples(data), deepcopy(untrained)
-    optimizer, losses = torch.optim.Adam(model.parameters(), 1e-3), [loss(untrained, samples(data))]
-    for _ in range(3):
-        for x, y in forget.batches(32):
-            model.train()
-            optimizer.zero_grad()
-            F.cross_entropy(model(x), y).backward()
-            optimizer.step()
-            losses.append(loss(model, samples(data)))
-    for wanted in (1, 4, 8):
-        target = losses[wanted] + 1e-5
-        assert min(losses[:wanted]) > target
-        assert relearn_steps(untrained, samples(data), target, cap=30)[0] == wanted
-
-
-def test_relearning_happens_on_a_copy(untrained: Classifier, data: Data) -> None:
-    before = state(untrained)
-    untrained.eval()
-    relearn_steps(untrained, samples(data), 0.1, cap=5)
-    relearn_curve(untrained, samples(data), samples(data), PROBE)
-    assert torch.equal(state(untrained), before)
-    assert not untrained.training
-    assert all(p.grad is None for p in untrained.parameters())
-
-
-@pytest.mark.parametrize("part", ["encoder", ""])
-def test_frozen_weights_do_not_hinder_relearning(untrained: Classifier, data: Data, part: str) -> None:
-    forget, frozen = samples(data), deepcopy(untrained)
-    frozen.get_submodule(part).requires_grad_(False)
-    target = 0.9 * loss(untrained, forget)
-    assert relearn_steps(frozen, samples(data), target, 30)[0] == relearn_steps(untrained, forget, target, 30)[0]
-
-
-# --- relearn_curve ---------------------------------------------------------------------------------------------------
-
-
-def test_the_curve_starts_after_one_update(untrained: Classifier, data: Data) -> None:
-    curve = relearn_curve(untrained, samples(data), samples(data), PROBE)
-    assert curve[:, 0].tolist() == [1, 4, 7, 10]
-    assert curve.dtype == torch.float64
-    assert curve[:, 1].tolist() == [0, 0, 0, 0]  # retain and forget are the same set
-
-
-@pytest.mark.parametrize(("every", "points"), [(20, 12), (1, 12)])
-def test_without_a_number_of_points_there_are_at_least_twelve(
-    untrained: Classifier, data: Data, every: int, points: int
-) -> None:
-    few = samples(data, slice(32))
-    curve = relearn_curve(untrained, few, few, Probe(relearn_every=every))
-    assert curve[:, 0].tolist() == [1 + i * every for i in range(points)]
-
-
-def test_the_curve_of_a_long_epoch_ends_with_it(untrained: Classifier, data: Data) -> None:
-    many = samples(data, torch.arange(32 * 14 + 1) % 96)  # 15 batches
-    assert len(relearn_curve(untrained, many, samples(data, slice(32)), Probe(relearn_every=1))) == 15
-
-
-def test_the_curve_is_the_difference_of_accuracies_in_points(trained: Classifier, data: Data) -> None:
-    """A model that is right on everything, and a forget set of which a quarter carries the true label."""
-    retain = samples(data)
-    x, y = data.x_train[:32], data.y_train[:32].clone()
-    y[8:] = (y[8:] + 1) % 3
-    curve = relearn_curve(trained, retain, Samples(x, y, 0, None, Counter()), replace(PROBE, relearn_points=1))
-    assert curve.tolist() == [[1, 75.0]]
-
-
-class Norm(nn.Module):
-    """Counts in which mode each forward pass with a gradient was done."""
-
-    def __init__(self) -> None:
+    def __init__(self, *logits: float) -> None:
         super().__init__()
-        self.norm, self.linear = nn.BatchNorm2d(1), nn.Linear(64, 3)
-        self.modes: list[bool] = []
+        self.scale, self.logits = nn.Parameter(torch.tensor(1.0)), logits
 
     def forward(self, x: Tensor) -> Tensor:
-        if torch.is_grad_enabled():
-            self.modes.append(self.training)
-        return self.linear(self.norm(x).flatten(1))
+        return torch.tensor(self.logits).expand(len(x), -1) + 0 * self.scale
 
 
-@pytest.mark.parametrize(("frozen", "training"), [(False, [True] * 7), (True, [True] + [False] * 6)])
-def test_frozen_norm_trains_in_eval_mode_after_the_first_point(
-    data: Data, frozen: bool, training: list[bool], monkeypatch: pytest.MonkeyPatch
+# --- representations -------------------------------------------------------------------------------------------------
+
+
+class Doubling(nn.Module):
+    """A representation that is known: twice the image in eval mode; in train mode its negative."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (-2 if self.training else 2) * x
+
+
+def doubling() -> Classifier:
+    return Classifier(Doubling(), nn.Sequential(nn.Flatten(), nn.Linear(4, 3)), 3)
+
+
+def wrapped() -> Classifier:
+    return Classifier.wrap(nn.Sequential(Doubling(), nn.Flatten(), nn.Linear(4, 3)), "2", 3)
+
+
+IMAGES = torch.arange(8.0).view(2, 1, 2, 2)
+
+
+@pytest.mark.parametrize("make", [doubling, wrapped])
+@pytest.mark.parametrize("training", [False, True])
+def test_representations_are_the_inputs_of_the_head_in_eval_mode(make: object, training: bool) -> None:
+    model = make().train(training)  # type: ignore[operator]
+    found = representations(model, IMAGES)
+    assert found is not None
+    assert found.dtype == torch.float16
+    assert found.tolist() == [[0, 2, 4, 6], [8, 10, 12, 14]]
+    assert not found.requires_grad
+    assert all(module.training == training for module in model.modules())
+
+
+def test_representations_beyond_half_precision_are_cut_and_others_kept_to_three_digits() -> None:
+    found = representations(doubling(), torch.tensor([[[[1e6, -1e6], [0.3333333, 100.07]]]]))
+    assert found is not None
+    assert found[0, :2].tolist() == [65504, -65504]
+    assert found[0, 2:].tolist() == pytest.approx([0.6666666, 200.14], rel=2**-11)
+
+
+def test_a_long_set_is_in_its_order() -> None:
+    x = torch.arange(300.0).view(300, 1, 1, 1).expand(300, 1, 2, 2)
+    found = representations(doubling(), x)
+    assert found is not None
+    assert found[:, 0].tolist() == [2.0 * i for i in range(300)]
+
+
+def test_a_network_without_a_representation_has_none() -> None:
+    assert representations(nn.Flatten(), IMAGES) is None
+
+
+def test_representations_leave_batch_statistics_alone(data: Data) -> None:
+    model = build_model(build("models", "resnet9", {"width": 2}), (1, 8, 8), 3, 0)
+    before = state(model)
+    representations(model, data.x_test)
+    assert torch.equal(state(model), before)
+
+
+# --- outputs of a bank -----------------------------------------------------------------------------------------------
+
+
+def test_whole_outputs_are_those_on_the_dataset_in_its_order(trained: Classifier, data: Data) -> None:
+    found = whole_outputs(trained.train(), data)
+    assert {name: (tuple(x.shape), x.dtype) for name, x in found.items()} == {
+        "train": ((96, 3), torch.float32), "test": ((24, 3), torch.float32),
+    }  # fmt: skip
+    assert torch.equal(found["train"], predict(trained, data.x_train))
+    assert torch.equal(found["test"], predict(trained, data.x_test))
+    assert trained.training
+
+
+def test_half_outputs_are_the_same_to_eleven_bits(trained: Classifier, data: Data) -> None:
+    whole, found = whole_outputs(trained, data), half_outputs(trained, data)
+    assert {x.dtype for x in found.values()} == {torch.float16}
+    for name, x in whole.items():
+        assert torch.allclose(found[name].float(), x, rtol=2**-11, atol=1e-7)
+
+
+def test_a_margin_of_sixteen_is_known_to_a_hundredth() -> None:
+    logits = torch.linspace(15, 16, 1001)[:, None]
+    assert (half(logits).float() - logits).abs().max() < 0.01
+
+
+def test_large_logits_are_cut_not_infinite(data: Data) -> None:
+    found = half_outputs(Constant(1e6, -1e6, 1.0), data)
+    assert found["test"][0].tolist() == [65504, -65504, 1]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_outputs_that_are_no_numbers_are_refused(data: Data, value: float) -> None:
+    with pytest.raises(FloatingPointError, match="not finite"):
+        half_outputs(Constant(0.0, value, 0.0), data)
+
+
+# --- weight_distance -------------------------------------------------------------------------------------------------
+
+
+def weights(*values: float, norm: float = 0.0) -> nn.Module:
+    """A network whose parameters are the values, in two layers, and whose buffer is ``norm``."""
+    model = nn.Module()
+    first, rest = torch.tensor(values).float().split([1, len(values) - 1])
+    model.first, model.rest = nn.Parameter(first), nn.Parameter(rest)
+    model.register_buffer("norm", torch.tensor([norm]))
+    return model
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "expected"),
+    [
+        (weights(3, 4), weights(3, 4), 0),
+        (weights(3, 4), weights(9, 12), 2),  # ‖(6, 8)‖ / ‖(3, 4)‖
+        (weights(3, 4), weights(9, 4), 1.2),
+        (weights(3, 4), weights(0, 0), 1),
+        (weights(3, 4), weights(-3, -4), 2),
+        (weights(300, 400), weights(900, 1200), 2),
+        (weights(3, 4, norm=1), weights(3, 4, norm=9), 0),  # buffers are no weights
+        (weights(1, 2, 2, 4), weights(1, 2, 2, 9), 1),
+    ],
+)
+def test_weight_distance_is_the_length_of_the_move_over_that_of_the_original(
+    before: nn.Module, after: nn.Module, expected: float
 ) -> None:
-    model = Norm()
-    monkeypatch.setattr("unlearnbench.probes.deepcopy", lambda m: m)
-    probe = Probe(relearn_every=3, relearn_points=3, relearn_frozen_norm=frozen)
-    relearn_curve(model, samples(data), samples(data), probe)
-    assert model.modes == training
+    assert weight_distance(before, after) == pytest.approx(expected)
 
 
-# --- outputs and evidence --------------------------------------------------------------------------------------------
+def squared(before: nn.Module, after: nn.Module) -> float:
+    return (weight_distance(before, after) or 0) ** 2
 
 
-def test_outputs_are_in_the_order_of_the_set(trained: Classifier, data: Data) -> None:
-    order = torch.randperm(96)
-    assert torch.allclose(outputs(trained, samples(data, order)), predict(trained, data.x_train)[order], atol=1e-5)
+def by_layer(before: nn.Module, after: nn.Module) -> float:
+    moves = [(q - p).norm() / p.norm() for p, q in zip(before.parameters(), after.parameters(), strict=True)]
+    return torch.stack(moves).mean().item()
 
 
-def test_outputs_on_augmented_images_are_always_on_the_same(trained: Classifier, data: Data) -> None:
-    noisy = samples(data, augment=lambda x, rng: x + torch.rand(x.shape, generator=rng))
-    first = outputs(trained, noisy)
-    list(noisy.batches(32))
-    assert torch.equal(outputs(trained, noisy), first)
-    assert not torch.allclose(first, predict(trained, data.x_train), atol=1e-3)
+def over_the_unlearned(before: nn.Module, after: nn.Module) -> float:
+    return weight_distance(after, before) or 0
+
+
+@pytest.mark.parametrize("wrong", [squared, by_layer, over_the_unlearned])
+def test_wrong_distances_are_told_apart(wrong: object) -> None:
+    assert wrong(weights(3, 4), weights(9, 4)) != pytest.approx(1.2, rel=1e-2)  # type: ignore[operator]
+
+
+def test_networks_of_other_parameters_have_no_distance(untrained: Classifier) -> None:
+    assert weight_distance(untrained, nn.Sequential(untrained)) is None
+    assert weight_distance(weights(3, 4), weights(3, 4, 5)) is None
+    assert weight_distance(weights(0, 0), weights(1, 1)) is None
+    assert weight_distance(nn.Flatten(), nn.Flatten()) is None
+
+
+# --- evidence --------------------------------------------------------------------------------------------------------
 
 
 def test_evidence_is_in_the_order_of_the_split(trained: Classifier, data: Data, split: Split) -> None:
@@ -184,26 +215,52 @@ def test_evidence_is_in_the_order_of_the_split(trained: Classifier, data: Data, 
         assert tensors[name].shape == (len(positions), 3)
         assert torch.allclose(tensors[name], predict(trained, x[positions]), atol=1e-5)
     assert np.array_equal(tensors["curve"][:, 0], [1, 4, 7, 10])
-    assert scalars["relearn_steps"] == 0
-    assert scalars["relearn_censored"] == 0
-    assert scalars["relearn_time"] == 0
     forget = data.x_train[split.forget], data.y_train[split.forget]
     assert scalars["original_forget_loss"] == pytest.approx(
         F.cross_entropy(predict(trained, forget[0]), forget[1]).item()
     )
 
 
+def test_the_panel_is_the_first_of_forget_and_retain(trained: Classifier, data: Data, split: Split) -> None:
+    tensors, _ = collect(CELL, trained, trained, data, split)
+    for name in ("forget", "retain"):
+        first = data.x_train[getattr(split, name)[:20]]
+        assert tensors[f"panel.{name}"].shape == (20, 256)
+        assert torch.equal(tensors[f"panel.{name}"], trained.encode(first).half())
+    assert not [name for name in collect(CELL, trained, Constant(0, 1, 2), data, split)[0] if "panel" in name]
+
+
+def test_the_original_itself_has_nothing_to_relearn(trained: Classifier, data: Data, split: Split) -> None:
+    _, scalars = collect(CELL, trained, trained, data, split)
+    for name in ("relearn_steps", "ain_steps"):
+        assert (scalars[name], scalars[f"{name}_censored"]) == (0, 0)
+    assert (scalars["relearn_time"], scalars["weight_distance"]) == (0, 0)
+
+
 def test_a_model_that_does_not_relearn_in_time_is_censored(trained: Classifier, data: Data, split: Split) -> None:
-    class Stuck(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.scale = nn.Parameter(torch.tensor(1.0))
+    _, scalars = collect(CELL, trained, Constant(-9.0, 0.0, 0.0), data, split)
+    caps = {"relearn_steps": 30, "ain_steps": 30, "golatkar_epochs": 3}
+    assert {name: scalars[name] for name in caps} == caps
+    assert [scalars[f"{name}_censored"] for name in caps] == [1, 1, 1]
+    assert scalars["weight_distance"] is None
 
-        def forward(self, x: Tensor) -> Tensor:
-            return torch.tensor([-9.0, 0.0, 0.0]).expand(len(x), 3) + 0 * self.scale
 
-    _, scalars = collect(CELL, trained, Stuck(), data, split)
-    assert (scalars["relearn_steps"], scalars["relearn_censored"]) == (30, 1)
+def test_anamnesis_is_of_unseen_samples_of_the_forgotten_classes(trained: Classifier, data: Data, split: Split) -> None:
+    """A model that knows class 0 alone has nothing to learn again where class 0 was forgotten, and class 1 to learn
+    where that was; without unseen samples of the class it can never arrive."""
+    only_zero = Constant(9.0, 0.0, 0.0)
+    one = make_split(ClassForget(classes=(1,)), data.y_train.numpy(), len(data.x_test), 0)
+    assert collect(CELL, trained, only_zero, data, split)[1]["ain_steps"] == 0
+    assert collect(CELL, trained, only_zero, data, one)[1]["ain_steps_censored"] == 1
+    unseen = data.y_test != 0
+    without = replace(data, x_test=data.x_test[unseen], y_test=data.y_test[unseen])
+    rest = make_split(ClassForget(classes=(0,)), data.y_train.numpy(), int(unseen.sum()), 0)
+    assert collect(CELL, trained, only_zero, without, rest)[1]["ain_steps_censored"] == 1
+
+
+def test_outputs_that_are_not_finite_are_no_evidence(trained: Classifier, data: Data, split: Split) -> None:
+    with pytest.raises(FloatingPointError, match="the unlearned model's outputs are not finite"):
+        collect(CELL, trained, Constant(0.0, float("nan"), 0.0), data, split)
 
 
 def test_evidence_leaves_both_models_alone(
@@ -216,7 +273,7 @@ def test_evidence_leaves_both_models_alone(
 
 
 def test_warming_up_leaves_no_trace(trained: Classifier, data: Data) -> None:
-    before, drawn = state(trained), torch.random.get_rng_state()
+    before, drawn = deepcopy(state(trained)), torch.random.get_rng_state()
     warm_up(trained, data, 32)
     assert torch.equal(state(trained), before)
     assert torch.equal(torch.random.get_rng_state(), drawn)

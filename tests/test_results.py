@@ -21,7 +21,7 @@ CELL = Cell(Plugin("digits"), Plugin("cnn"), Recipe(), Plugin("random"), Plugin(
 METHODS = {"oracle": "ok", "ours": "ok", "bad": "failed", "other": "n/a", "busy": "started", "later": None}
 METRICS = {
     name: Metric(name, name.upper(), "%", "utility", "high", lambda *_: 0.0, "A metric.")
-    for name in ("fa", "steps", "new")
+    for name in ("fa", "steps", "new", "split")
 }
 
 
@@ -37,7 +37,10 @@ def put(store: Store, method: str, status: Status, reason: str) -> None:
     store.put(row, tensors if status == "ok" else None)
     if status == "ok":
         empty = Empty("no_class")
-        store.put_scores(one.key, {"fa": Score(50.0, "n = 2"), "steps": Score(None, str(empty), empty.reason)})
+        scores = {"fa": Score(50.0, "n = 2", low=40.0, high=60.0), "steps": Score(None, str(empty), empty.reason)}
+        if method != "oracle":
+            scores["split"] = Score(None, "it belongs to the split", "of_split")
+        store.put_scores(one.key, scores)
 
 
 @pytest.fixture
@@ -50,7 +53,8 @@ def results(tmp_path: Path) -> Results:
         reason = {"failed": "Traceback\nValueError: <b>secret</b>", "n/a": "supports class only"}.get(status or "", "")
         if status is not None:
             put(store, method, status, reason)  # type: ignore[arg-type]
-        entries.append(Entry(cell(method), "random-10", method, "oracle" if method == "oracle" else "method"))
+        role, stands_for = ("oracle", "retrained") if method == "oracle" else ("method", "")
+        entries.append(Entry(cell(method), "random-10", method, role, stands_for))
     return gather(store, Plan("suite", "Title", tuple(entries), {"key": 1}), METRICS)
 
 
@@ -63,17 +67,21 @@ def value(results: Results, method: str, metric: str) -> pd.Series:
 def test_there_is_a_line_for_every_finished_row_and_metric(results: Results) -> None:
     assert list(results.values.columns) == VALUE_COLUMNS
     assert results.values.groupby("method", sort=False).metric.apply(list).to_dict() == {
-        method: ["fa", "steps", "new"] for method in ("oracle", "ours", "bad", "other")
+        "oracle": ["fa", "steps", "new", "split"],
+        "ours": ["fa", "steps", "new"],  # what belongs to the split stands in the row of another seed
+        "bad": ["fa", "steps", "new", "split"],
+        "other": ["fa", "steps", "new", "split"],
     }
-    assert results.values.value.dtype == float
+    assert [results.values[name].dtype for name in ("value", "low", "high")] == [float] * 3
 
 
 def test_a_line_says_what_was_run_where(results: Results) -> None:
     line = value(results, "oracle", "fa")
     assert line.to_dict() == {
         "suite": "suite", "dataset": "digits", "model": "cnn", "scenario": "random-10", "method": "oracle",
-        "role": "oracle", "split_seed": 3, "seed": 4, "quick": False, "device": "Toy CPU", "status": "ok",
-        "metric": "fa", "value": 50.0, "note": "n = 2", "key": cell("oracle").key,
+        "role": "oracle", "stands_for": "retrained", "split_seed": 3, "seed": 4, "quick": False,
+        "device": "Toy CPU", "status": "ok",
+        "metric": "fa", "value": 50.0, "low": 40.0, "high": 60.0, "note": "n = 2", "key": cell("oracle").key,
     }  # fmt: skip
 
 
@@ -87,6 +95,7 @@ def test_a_value_that_is_not_there_says_why(results: Results) -> None:
     for (method, metric), note in expected.items():
         line = value(results, method, metric)
         assert math.isnan(line.value)
+        assert math.isnan(line.low)
         assert line.note == note
 
 
@@ -99,7 +108,7 @@ def test_curves_have_a_line_for_every_point(results: Results) -> None:
 
 def test_names_metrics_and_settings_go_along(results: Results) -> None:
     assert (results.suite, results.title, results.settings) == ("suite", "Title", {"key": 1})
-    assert list(results.metrics) == ["fa", "steps", "new"]
+    assert list(results.metrics) == ["fa", "steps", "new", "split"]
 
 
 def test_nothing_run_gives_empty_frames_with_their_columns(tmp_path: Path) -> None:
@@ -114,3 +123,34 @@ def test_damaged_evidence_is_named(tmp_path: Path) -> None:
     (tmp_path / "evidence" / f"{cell('ours').key}.safetensors").write_bytes(b"")
     with pytest.raises(UnlearnBenchError, match=cell("ours").key):
         gather(store, Plan("s", "T", (Entry(cell("ours"), "r", "ours", "method"),), {}), METRICS)
+
+
+def test_the_headline_is_the_suite_s_without_what_is_not_registered(results: Results) -> None:
+    assert results.headline == []
+    assert replace(results, settings={"headline": ["new", "absent", "fa"]}).headline == ["new", "fa"]
+
+
+def test_the_members_of_a_bank_go_along_by_scenario(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.put_bank_scores(CELL.bank_key, {"basis": "b", "values": {"fa": [1.0, 2.5]}})
+    entries = tuple(Entry(cell(method), "random-10", method, "method") for method in ("ours", "other"))
+    made = gather(store, Plan("s", "T", entries, {}, bank=2), METRICS)
+    assert made.retrains.to_dict("records") == [
+        {"dataset": "digits", "scenario": "random-10", "split_seed": 3, "metric": "fa", "value": value}
+        for value in (1.0, 2.5)
+    ]
+    assert gather(store, Plan("s", "T", entries, {}), METRICS).retrains.empty  # a suite without a bank
+
+
+def test_floors_and_controls_are_computed_once(results: Results, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[tuple] = []
+
+    def judged(*args: object) -> pd.DataFrame:
+        calls.append(args)
+        return pd.DataFrame()
+
+    monkeypatch.setattr("unlearnbench.results.validate", judged)
+    assert results.floors is results.floors
+    assert results.controls is results.controls
+    assert len(calls) == 1
+    assert calls[0][1] is results.floors

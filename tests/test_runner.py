@@ -7,12 +7,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from unlearnbench import runner
-from unlearnbench.models import Classifier
+from unlearnbench.data import Counter
+from unlearnbench.models import Classifier, build_model
 from unlearnbench.registry import build
 from unlearnbench.runner import add_costs, run_cell
 from unlearnbench.spec import Access, Cell, Method, Model, Plugin, Probe, Recipe, Row
@@ -22,7 +24,7 @@ from unlearnbench.training import RECIPES, predict
 
 CPU = torch.device("cpu")
 DIGITS = Plugin.of("digits", build("datasets", "digits", {"limit_train": 120, "limit_test": 60}))
-PROBE = Probe(relearn_every=5, relearn_points=2, relearn_cap=20)
+PROBE = Probe(relearn_every=5, relearn_points=2, relearn_cap=20, relearn_epochs=3)
 
 
 def cell(method: str = "identity", seed: int = 0, scenario: str = "random", model: str = "cnn", **params: Any) -> Cell:
@@ -155,6 +157,20 @@ def test_the_oracle_costs_what_its_training_cost(store: Store) -> None:
     assert again.cost == row.cost
 
 
+# The CNN on 8x8: 5x5 convolutions to 16 channels and, on 4x4, to 32; 128 -> 256 -> 128 -> 10. 2 for a multiply-add.
+FIRST = 2 * (16 * 64) * 25
+SECOND = 2 * (32 * 16) * (25 * 16)
+REST = 2 * 128 * 256 + 2 * (256 * 128 + 128 * 10)
+FORWARD, BACKWARD = FIRST + SECOND + REST, FIRST + 2 * (SECOND + REST)  # images take no gradient
+
+
+def test_operations_are_those_counted_by_hand(store: Store) -> None:
+    assert run(cell("retrain"), store).cost["flops"] == 108 * (FORWARD + BACKWARD)
+    assert run(cell("finetune", epochs=2), store).cost["flops"] == 2 * 108 * (FORWARD + BACKWARD)
+    assert run(cell("retrain_other_seed"), store).cost["flops"] == 108 * (FORWARD + BACKWARD)
+    assert run(cell(), store).cost["flops"] == 0
+
+
 def test_the_oracle_never_saw_what_is_forgotten(store: Store) -> None:
     one = cell("retrain", scenario="class")
     evidence = store.evidence(run(one, store))
@@ -170,6 +186,45 @@ def test_all_methods_of_a_seed_share_original_and_split(store: Store) -> None:
     assert len(list((store.root / "artifacts").glob("*.safetensors"))) == 1
     assert len(list((store.root / "splits").glob("*.safetensors"))) == 1
     assert run(cell(seed=1), store).split_sha256 != rows[0].split_sha256
+
+
+def test_what_rows_are_compared_with_is_stored_once_for_all_methods(store: Store) -> None:
+    """Outputs, in the order of the dataset, of the original and of a network of random weights."""
+    one = cell()
+    row = run(one, store)
+    run(cell("gradient_ascent"), store)
+    assert len(list((store.root / "outputs").glob("*.safetensors"))) == 2
+    evidence, split = store.evidence(row), store.split(one)
+    original, untrained = store.outputs(one.original_key), store.outputs(one.untrained_key)
+    for outputs in (original, untrained):
+        assert {n: (x.shape, x.dtype.name) for n, x in outputs.items()} == {
+            "train": ((120, 10), "float32"), "test": ((50, 10), "float32"),
+        }  # fmt: skip
+    for name, part in (("forget", "train"), ("retain", "train"), ("test", "test")):
+        np.testing.assert_allclose(original[part][split[name]], evidence.logits[name], atol=1e-5)  # identity's own
+    data = runner.load_data(one.dataset, store.root, CPU)
+    random = build_model(build("models", "cnn", {}), data.input_shape, 10, runner.derive_seed(0, "untrained"))
+    np.testing.assert_allclose(untrained["test"], predict(random, data.x_test).numpy(), atol=1e-5)
+    run(cell(seed=1), store)
+    assert len(list((store.root / "outputs").glob("*.safetensors"))) == 4
+
+
+def test_a_trainee_is_an_original_or_an_oracle_of_its_seed_alone(store: Store) -> None:
+    one = cell()
+    data = runner.load_data(one.dataset, store.root, CPU)
+    split = runner.make_cell_split(one, data)
+    original, everything = runner.trainee(one, data, None, Counter())
+    oracle, retained = runner.trainee(one, data, split.retain, Counter())
+    assert (len(everything), len(retained)) == (120, 108)
+    assert torch.equal(retained.images(), data.x_train[split.retain])
+    assert torch.equal(retained.labels, data.y_train[split.retain])
+    weights = [model.get_parameter("head.1.weight") for model in (original, oracle)]
+    assert not torch.equal(*weights)
+    for method in ("camu", "retrain"):
+        again, _ = runner.trainee(cell(method, scenario="class"), data, None, Counter())
+        assert torch.equal(again.get_parameter("head.1.weight"), weights[0])
+    other, _ = runner.trainee(cell(seed=1), data, None, Counter())
+    assert not torch.equal(other.get_parameter("head.1.weight"), weights[0])
 
 
 @pytest.mark.parametrize("method", ["retrain", "camu", "finetune", "random_label"])

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from unlearnbench.registry import build
-from unlearnbench.spec import Cell, Empty, Plugin, Probe, Recipe, digest
+from unlearnbench.spec import Cell, Empty, Metric, Need, Plugin, Probe, Recipe, digest
 
 CELL = Cell(
     dataset=Plugin("digits", {"validation": 0.1, "limit_train": None, "limit_test": None}, "e461e35a"),
@@ -25,7 +25,7 @@ CELL = Cell(
     seed=4,
     probe=Probe(
         relearn_every=10, relearn_points=None, relearn_lr=1e-3, relearn_frozen_norm=False, relearn_cap=1000,
-        augmented=False,
+        relearn_epochs=100, panel=500, augmented=False,
     ),
     quick=False,
 )  # fmt: skip
@@ -33,10 +33,13 @@ CELL = Cell(
 
 def test_keys_do_not_change_by_accident() -> None:
     """Raise a version in spec.py when the numbers change; a new key without one throws everybody's results away."""
-    assert CELL.key == "817de452b4765e36c8ac781e"
+    assert CELL.key == "f683f9ede2db493a8809b687"
     assert CELL.original_key == "cfd10b3193bde11286e03b07"
     assert CELL.prepared_key == "bd1a12e0881bb6fa5b796655"
     assert CELL.split_key == "6d305646e5f6ce8eaf956671"
+    assert CELL.oracle_key == "d8712cf9555217dde29924e1"
+    assert CELL.untrained_key == "d0949dd4ef7648d5910f3879"
+    assert CELL.bank_key == "0990ea6ddc077dc5f42e5db7"
 
 
 def test_a_digest_is_that_of_canonical_json() -> None:
@@ -65,6 +68,8 @@ CHANGES: dict[str, Any] = {
     "split seed": {"split_seed": 4},
     "seed": {"seed": 3},
     "probe": {"probe": replace(CELL.probe, relearn_cap=999)},
+    "epochs of the probe": {"probe": replace(CELL.probe, relearn_epochs=99)},
+    "panel": {"probe": replace(CELL.probe, panel=499)},
     "quick": {"quick": True},
 }
 
@@ -86,6 +91,10 @@ def test_what_shares_an_original_an_oracle_and_a_split(what: str) -> None:
     assert (other.prepared_key != CELL.prepared_key) == (what in TRAINED | method | split)
     assert (other.split_key != CELL.split_key) == (what in {"dataset name", "subset", "dataset version", *split})
     assert (other.group == CELL.group) == (what in method)
+    assert (other.split_group == CELL.split_group) == (what in method | {"seed"})
+    assert (other.oracle_key != CELL.oracle_key) == (what in TRAINED | split)
+    assert (other.bank_key != CELL.bank_key) == (what in TRAINED - {"seed"} | split)
+    assert (other.untrained_key != CELL.untrained_key) == (what in TRAINED - {"recipe"})
 
 
 def test_the_order_of_parameters_does_not_matter() -> None:
@@ -132,3 +141,12 @@ def test_an_empty_value_says_why() -> None:
 def test_an_empty_value_needs_a_known_reason() -> None:
     with pytest.raises(ValueError, match=r"unknown reason 'bored'.*'too_few'"):
         Empty("bored")
+
+
+@pytest.mark.parametrize(
+    ("needs", "relative"), [({}, False), ({"oracle": 1}, True), ({"bank": 8}, False), ({"bank": 8, "oracle": 1}, True)]
+)
+def test_a_metric_that_needs_the_oracle_already_is_a_comparison(needs: dict[Need, int], relative: bool) -> None:
+    metric = Metric("m", "M", "", "leakage", "low", lambda evidence, context: 0.0, "", needs=needs)
+    assert metric.relative == relative
+    assert hash(metric) == hash(replace(metric))

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
-import threading
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -80,6 +77,47 @@ def test_evidence_comes_back_with_the_labels_of_its_split(filled: Store) -> None
     assert evidence.cost["seconds"] == 1.5
 
 
+def test_representations_come_back_where_there_are_any(filled: Store) -> None:
+    row = filled.row(CELL)
+    assert row is not None
+    assert filled.evidence(row).representations == {}
+    panel = {"panel.forget": torch.ones(2, 3).half(), "panel.retain": torch.zeros(2, 3).half()}
+    again = filled.evidence(filled.put(ROW, TENSORS | panel))
+    assert list(again.representations) == ["forget", "retain"]
+    assert again.representations["forget"].tolist() == [[1, 1, 1], [1, 1, 1]]
+    assert again.representations["forget"].dtype == np.float16
+
+
+def test_a_split_comes_back_and_is_that_of_its_seed_and_scenario(filled: Store) -> None:
+    split = filled.split(replace(CELL, seed=77, method=Plugin("other")))
+    assert {name: x.tolist() for name, x in split.items()} == {name: x.tolist() for name, x in SPLIT.items()}
+    with pytest.raises(UnlearnBenchError):
+        filled.split(replace(CELL, split_seed=1))
+
+
+def test_outputs_come_back_as_they_were(store: Store) -> None:
+    outputs = {"train": np.arange(6, dtype=np.float16).reshape(3, 2).T, "test": np.full((1, 3), 0.1, np.float32)}
+    assert not store.has_outputs("abc")
+    store.put_outputs("abc", outputs)
+    assert store.has_outputs("abc")
+    assert not store.has_outputs("abd")
+    again = store.outputs("abc")
+    assert {name: x.dtype for name, x in again.items()} == {"train": np.float16, "test": np.float32}
+    assert all((again[name] == outputs[name]).all() for name in outputs)
+
+
+def test_outputs_that_are_there_stay(store: Store) -> None:
+    store.put_outputs("abc", {"train": np.zeros(2)})
+    store.put_outputs("abc", {"train": np.ones(2)})
+    assert store.outputs("abc")["train"].tolist() == [0, 0]
+
+
+def test_scores_of_a_bank_come_back(store: Store) -> None:
+    found = {"basis": "abc", "values": {"fa": [1.5, 2.0]}}
+    store.put_bank_scores("xyz", found)
+    assert store.scores("xyz") == found
+
+
 @pytest.mark.parametrize(("status", "done"), [("ok", True), ("n/a", True), ("failed", False), ("started", False)])
 def test_only_a_row_with_a_result_is_done(store: Store, status: Any, done: bool) -> None:
     assert not store.done(CELL)
@@ -105,7 +143,7 @@ def test_plans_and_scores_come_back(store: Store) -> None:
 # --- interruption ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["rows", "evidence", "splits", "plans"])
+@pytest.mark.parametrize("kind", ["rows", "evidence", "splits", "outputs", "plans"])
 def test_an_interrupted_write_leaves_the_old_file_and_no_other(
     filled: Store, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -122,6 +160,7 @@ def test_an_interrupted_write_leaves_the_old_file_and_no_other(
     for write in (
         lambda: filled.put(replace(ROW, scalars={}), {**TENSORS, "test": torch.ones(1, 2)}),
         lambda: filled.put_split(other, SPLIT),
+        lambda: filled.put_outputs("abc", {"train": np.zeros(2)}),
         lambda: filled.put_plan("digits", {"title": "new"}),
     ):
         try:
@@ -135,12 +174,13 @@ def test_an_interrupted_write_leaves_the_old_file_and_no_other(
 
 
 def test_what_a_killed_writer_left_is_never_read(filled: Store) -> None:
-    for kind in ("rows", "plans", "evidence", "artifacts", "splits", "scores"):
+    for kind in ("rows", "plans", "evidence", "artifacts", "splits", "scores", "outputs"):
         (filled.root / kind).mkdir(exist_ok=True)
         (filled.root / kind / f".{CELL.key}.json.0123.tmp").write_text("{")
     assert filled.plans() == []
     assert filled.done(CELL)
     assert filled.scores(CELL.key) == {}
+    assert not filled.has_outputs(CELL.key)
 
 
 def test_evidence_is_there_before_its_row(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -235,14 +275,18 @@ def test_a_damaged_split_is_refused_by_name(filled: Store, damage: str) -> None:
         filled.evidence(row)
 
 
-def test_a_damaged_artifact_is_refused_by_name(store: Store) -> None:
-    store.artifact("abc", lambda: ({"w": torch.ones(3)}, {"seconds": 1.0}))
-    weights = path(store, "artifacts")
-    content = weights.read_bytes()
-    for bad in (b"", content[:20], content[:-1], b"\x80\x04N."):  # the last is a pickle
-        weights.write_bytes(bad)
-        with pytest.raises(UnlearnBenchError, match=r"abc\.safetensors is damaged.*delete it and run again"):
-            store.artifact("abc", lambda: pytest.fail("must not be made again"))
+@pytest.mark.parametrize("damage", ["cut", "gone", "changed", "empty"])
+def test_damaged_outputs_are_refused_by_name(store: Store, damage: str) -> None:
+    store.put_outputs("abc", {"train": np.ones((2, 3)), "test": np.zeros((1, 3))})
+    outputs = path(store, "outputs")
+    content = outputs.read_bytes()
+    if damage == "gone":
+        outputs.unlink()
+    else:
+        changed = content[:-1] + bytes([content[-1] ^ 1])
+        outputs.write_bytes({"cut": content[:-5], "changed": changed, "empty": b""}[damage])
+    with pytest.raises(UnlearnBenchError, match=r"abc\.safetensors"):
+        store.outputs("abc")
 
 
 @pytest.mark.parametrize("kind", ["scores", "plans"])
@@ -261,6 +305,9 @@ def test_no_key_leads_out_of_the_folder(store: Store, key: str) -> None:
         lambda: store.plan(key),
         lambda: store.scores(key),
         lambda: store.has_artifact(key),
+        lambda: store.has_outputs(key),
+        lambda: store.outputs(key),
+        lambda: store.put_outputs(key, {}),
         lambda: store.artifact(key, lambda: pytest.fail("must not be made")),
         lambda: store.lock(key).__enter__(),
     ):
@@ -275,82 +322,12 @@ def test_no_value_is_written_that_json_does_not_have(store: Store) -> None:
     assert store.row(CELL) is None
 
 
-# --- weights ---------------------------------------------------------------------------------------------------------
-
-
-def test_an_artifact_is_made_once_and_comes_back_with_its_cost(store: Store) -> None:
-    state = {"w": torch.rand(2, 3, 4, 4).to(memory_format=torch.channels_last), "n": torch.tensor(3)}
-    assert not store.has_artifact("abc")
-    first, cost = store.artifact("abc", lambda: (state, {"seconds": 2.0, "peak_memory": None}))
-    again, same = store.artifact("abc", lambda: pytest.fail("made twice"))
-    for made in (first, again):
-        assert torch.equal(made["w"], state["w"])
-        assert torch.equal(made["n"], state["n"])
-    assert cost == same == {"seconds": 2.0, "peak_memory": None}
-    assert store.has_artifact("abc")
-
-
-def test_an_artifact_that_could_not_be_made_is_tried_again(store: Store) -> None:
-    with pytest.raises(RuntimeError, match="diverged"):
-        store.artifact("abc", lambda: (_ for _ in ()).throw(RuntimeError("diverged")))
-    assert not store.has_artifact("abc")
-    assert store.artifact("abc", lambda: ({"w": torch.ones(1)}, {}))[0]["w"].item() == 1
-
-
-def make_slowly(root: Path, log: Path) -> None:
-    def make() -> tuple[dict[str, torch.Tensor], dict[str, float | None]]:
-        with log.open("a") as file:
-            file.write(f"{os.getpid()}\n")
-        time.sleep(0.3)
-        return {"w": torch.full((2,), 7.0)}, {}
-
-    state, _ = Store(root).artifact("abc", make)
-    if state["w"].tolist() != [7, 7]:
-        raise SystemExit(3)
-
-
-def test_processes_that_need_an_artifact_at_once_make_it_once(store: Store, tmp_path: Path) -> None:
-    context = multiprocessing.get_context("fork")
-    log = tmp_path / "log"
-    workers = [context.Process(target=make_slowly, args=(store.root, log)) for _ in range(3)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join(60)
-    assert [worker.exitcode for worker in workers] == [0, 0, 0]
-    assert len(log.read_text().splitlines()) == 1
-
-
-def hold(root: Path, held: Any) -> None:
-    with Store(root).lock("abc"):
-        held.set()
-        time.sleep(60)
-
-
-def test_a_killed_process_gives_its_lock_back(store: Store) -> None:
-    context = multiprocessing.get_context("fork")
-    held, free = context.Event(), threading.Event()
-    worker = context.Process(target=hold, args=(store.root, held))
-    worker.start()
-
-    def wait() -> None:
-        with store.lock("abc"):
-            free.set()
-
-    assert held.wait(30)
-    waiting = threading.Thread(target=wait, daemon=True)
-    waiting.start()
-    assert not free.wait(0.3)
-    worker.kill()
-    assert free.wait(30)
-    worker.join()
-
-
 def test_nothing_on_disk_is_a_pickle(filled: Store) -> None:
     filled.artifact("abc", lambda: ({"w": torch.ones(3)}, {}))
     filled.put_plan("digits", {})
+    filled.put_outputs("abc", {"train": np.zeros(2)})
     stored = [name for name in files(filled) if not name.endswith(".lock")]
-    assert len(stored) == 5
+    assert len(stored) == 6
     for name in stored:
         content = (filled.root / name).read_bytes()
         assert content.startswith(b"{") or content[8:9] == b"{"  # JSON, or safetensors: a length, then JSON

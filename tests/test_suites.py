@@ -120,11 +120,17 @@ def test_split_seeds_are_paired_with_the_seeds_or_crossed(write: Write) -> None:
 
 
 def test_a_plan_survives_json(write: Write) -> None:
-    made = plan(write, SUITE + "\n[report]\nauthors_curves = { class = 'x' }")
+    report = "[report]\nauthors_curves = { class = 'x' }\nheadline = ['fa', 'ulira']"
+    made = plan(write, "bank = 4\nunlearned_bank = 3\nshadows = 6\n" + SUITE + report)
     back = Plan.from_dict(json.loads(json.dumps(made.as_dict())))
     assert [e.cell.key for e in back.entries] == [e.cell.key for e in made.entries]
-    assert [(e.name, e.role) for e in back.entries] == [(e.name, e.role) for e in made.entries]
-    assert (back.suite, back.title, back.report) == ("good", "Good", {"authors_curves": {"class": "x"}})
+    assert [(e.name, e.role, e.stands_for) for e in back.entries] == [
+        (e.name, e.role, e.stands_for) for e in made.entries
+    ]
+    assert (back.suite, back.title) == ("good", "Good")
+    assert (back.bank, back.unlearned_bank, back.shadows) == (4, 3, 6)
+    assert back.report["authors_curves"] == {"class": "x"}
+    assert list(back.report["headline"]) == ["fa", "ulira"]
 
 
 @pytest.mark.parametrize("name", packaged())
@@ -132,8 +138,9 @@ def test_a_plan_survives_json(write: Write) -> None:
 def test_every_packaged_suite_is_good(name: str, quick: bool) -> None:
     made = make_plan(name, Options(quick=quick))
     assert made.suite == name
-    assert {e.role for e in made.entries} >= {"oracle", "method"}
-    assert {e.method for e in made.entries} >= {"retrain", "camu"}
+    roles = {e.role for e in made.entries}
+    assert roles > {"oracle"}
+    assert {e.method for e in made.entries} >= ({"retrain", "camu"} if "method" in roles else {"retrain"})
 
 
 def test_the_suites_that_the_project_promises_are_there() -> None:
@@ -142,10 +149,35 @@ def test_the_suites_that_the_project_promises_are_there() -> None:
     }  # fmt: skip
 
 
-def test_the_digits_suite_is_two_scenarios_seven_methods_five_seeds() -> None:
+def test_the_digits_suite_is_two_scenarios_ten_methods_five_seeds_and_eight_oracles_more() -> None:
     made = make_plan("digits")
-    assert len(made.entries) == 2 * 7 * 5
+    assert len(made.entries) == 2 * 10 * 5
     assert {e.cell.seed for e in made.entries} == {0, 1, 2, 3, 4}
+    assert (made.bank, made.unlearned_bank, made.shadows) == (8, 0, 0)
+
+
+def test_the_digits_suite_has_a_control_for_each_known_truth() -> None:
+    known = {e.method: (e.role, e.stands_for) for e in make_plan("digits").entries if e.stands_for}
+    assert known == {
+        "retrain": ("oracle", "retrained"),
+        "retrain_other_seed": ("control", "retrained"),
+        "identity": ("control", "original"),
+        "random_init": ("control", "useless"),
+        "collapse": ("control", "useless"),
+    }
+
+
+def test_a_suite_without_banks_has_none_and_quick_mode_makes_none(write: Write) -> None:
+    text = "bank = 4\nunlearned_bank = 3\nshadows = 6\n" + SUITE
+    sizes = [(made.bank, made.unlearned_bank, made.shadows) for made in (plan(write), plan(write, text, quick=True))]
+    assert sizes == [(0, 0, 0), (0, 0, 0)]
+    keys = [[e.cell.key for e in made.entries] for made in (plan(write), plan(write, text))]
+    assert keys[0] == keys[1]  # a bank changes no row
+
+
+def test_headlines_have_a_default_and_are_the_suites_to_choose(write: Write) -> None:
+    assert "avg_gap" in plan(write).report["headline"]
+    assert tuple(plan(write, SUITE + "[report]\nheadline = ['ta']").report["headline"]) == ("ta",)
 
 
 # --- what a run changes ----------------------------------------------------------------------------------------------
@@ -275,6 +307,10 @@ MISTAKES = [
     ("seeds = [0, 1]", "seeds = [-1]", "seeds.0 should be greater than or equal to 0, not -1"),
     ("seeds = [0, 1]", "seeds = [0]\nsplit_seeds = 'pared'", "split_seeds.* should be 'paired', not 'pared'"),
     ("[methods.retrain]", "", r"no oracle among them.*add \[methods\.retrain\]"),
+    ("seeds = [0, 1]", "seeds = [0]\nbank = -1", "bank should be greater than or equal to 0, not -1"),
+    ("seeds = [0, 1]", "seeds = [0]\nbank = 2.5", "bank should be a valid integer, not 2.5"),
+    ("seeds =", "unlearned_banks = 3\nseeds =", "no parameter 'unlearned_banks'; did you mean 'unlearned_bank'"),
+    ("[probe]", "[report]\nheadline = ['avg_gab']\n[probe]", r"unknown metric 'avg_gab'; did you mean 'avg_gap'\?"),
     ("title =", "title", "not valid TOML"),
 ]  # fmt: skip
 

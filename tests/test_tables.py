@@ -4,31 +4,21 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
+from scipy.stats import ttest_1samp
 from unlearnbench_reports import comparison, latex, markdown, terminal
+from unlearnbench_reports.panels import Panel, sections
+from unlearnbench_reports.tables import controls
 
-from unlearnbench.results import CURVE_COLUMNS, VALUE_COLUMNS, Results
-from unlearnbench.spec import Metric
+from unlearnbench.results import Results
 
 GOLDEN = Path(__file__).parent / "golden"
-ROW = VALUE_COLUMNS[1:10]  # the columns that rows.csv shares with VALUE_COLUMNS, beside status
-
-
-@pytest.fixture
-def results() -> Results:
-    """The stored rows: 7 methods, 2 scenarios, 5 seeds; cells of metrics are ``value|note``."""
-    records = pd.read_csv(GOLDEN / "metrics.csv").to_dict("records")
-    metrics = {str(record["name"]): Metric(**record, fn=lambda e, o: 0.0, doc="") for record in records}  # type: ignore[arg-type]
-    values = pd.read_csv(GOLDEN / "rows.csv").melt([*ROW, "status"], var_name="metric", value_name="cell")
-    values[["value", "note"]] = values["cell"].str.split("|", expand=True)
-    values = values.assign(suite="digits", key="", value=pd.to_numeric(values["value"]))[VALUE_COLUMNS]
-    return Results("digits", "Digits", values, pd.DataFrame(columns=CURVE_COLUMNS), metrics)
 
 
 def changed(results: Results, where: Mapping[str, object], **changes: Any) -> Results:
@@ -41,25 +31,31 @@ def changed(results: Results, where: Mapping[str, object], **changes: Any) -> Re
     return replace(results, values=values)
 
 
-def test_stored_rows_give_the_stored_terminal_text(results: Results) -> None:
-    assert terminal(results) == (GOLDEN / "comparison.txt").read_text("utf-8")
-
-
-def test_stored_rows_give_the_stored_markdown(results: Results) -> None:
-    assert markdown(results) == (GOLDEN / "comparison.md").read_text("utf-8")
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("comparison.txt", terminal),
+        ("comparison.md", markdown),
+        ("comparison.tex", latex),
+        ("controls.md", controls),
+        ("brief.txt", lambda results: terminal(results, brief=True)),
+    ],
+)
+def test_stored_rows_give_the_stored_text(results: Results, name: str, text: Callable[[Results], str]) -> None:
+    assert text(results) == (GOLDEN / name).read_text("utf-8")
 
 
 def test_comparison_is_tidy(results: Results) -> None:
     table = comparison(results)
     assert list(table.columns) == ["dataset", "scenario", "method", "metric", "mean", "std", "low", "high", "n", "note"]
     assert not table.duplicated(["dataset", "scenario", "method", "metric"]).any()
-    assert len(table) == 2 * 7 * (17 + 10)  # scenarios, methods, metrics and the gaps of those that aim at the oracle
+    assert len(table) == 2 * 9 * (17 + 10)  # scenarios, methods, metrics and the gaps of those that aim at the oracle
     assert table["method"].iloc[0] == "retrain"
     oracle = table[(table["method"] == "retrain") & table["metric"].str.endswith("_gap") & (table["n"] > 0)]
     assert (oracle["mean"] == 0).all()
 
 
-def line_of(text: str, start: str, panel: str = "Accuracy", scenario: str = "random-10") -> str:
+def line_of(text: str, start: str, panel: str = "Headline", scenario: str = "random-10") -> str:
     section = text[text.index(f"· {scenario} ·") :]
     return next(line for line in section[section.index(panel) :].splitlines() if line.startswith(start))
 
@@ -140,7 +136,9 @@ def test_latex_compiles_as_it_stands(results: Results, tmp_path: Path) -> None:
 def test_times_of_different_devices_are_replaced_by_a_footnote(results: Results) -> None:
     text = terminal(changed(results, {"scenario": "random-10", "seed": 1}, device="cuda"))
     mixed, plain = text[: text.index("· class-0 ·")], text[text.index("· class-0 ·") :]
-    assert "Without Relearn time, Time, RTE: measured on different devices: cpu, cuda." in " ".join(mixed.split())
+    assert "Without Time: measured on different devices: cpu, cuda." in mixed
+    assert "Without Relearn time: measured on different devices: cpu, cuda." in mixed
+    assert "Without Time, RTE: measured on different devices: cpu, cuda." in mixed
     assert "(s) ↓" not in mixed
     assert "(samples) ↓" in mixed
     assert "(s) ↓" in plain
@@ -148,18 +146,161 @@ def test_times_of_different_devices_are_replaced_by_a_footnote(results: Results)
 
 def test_a_method_that_failed_stays_in_the_table_without_numbers(results: Results) -> None:
     failed = changed(results, {"method": "camu"}, value=float("nan"), note="the method failed", status="failed")
-    line = line_of(terminal(failed), "camu")
-    assert line.split() == ["camu", "[a]", "—", "—", "—", "—", "—"]
+    assert line_of(terminal(failed), "camu").split() == ["camu", "[a]", "—", "—", "—", "—"]
     assert "[a] the method failed" in terminal(failed)
     assert "| camu<sup>a</sup> | — | — |" in markdown(failed)
     assert r"camu\textsuperscript{a} & --- & --- &" in latex(failed)
 
 
-def test_a_control_that_ranks_first_is_said(results: Results) -> None:
+def test_the_original_ranking_first_is_said(results: Results) -> None:
     first = changed(results, {"method": "identity", "metric": "avg_gap", "scenario": "random-10"}, value=0.01)
-    assert "Avg. gap ranks identity first, a control that forgets nothing" in terminal(first)
-    assert "Avg. gap ranks identity first" in markdown(first)
+    for text in (terminal(first), markdown(first)):
+        assert "Avg. gap ranks identity first, a control that forgets nothing" in text
+        assert "Relearn gap ranks" not in text
     assert "Avg. gap ranks" not in terminal(results)
+
+
+def test_of_other_controls_it_is_not_said(results: Results) -> None:
+    for method in ("retrain_other_seed", "random_init"):
+        first = changed(results, {"method": method, "metric": "avg_gap", "scenario": "random-10"}, value=0.001)
+        assert "Avg. gap ranks" not in terminal(first)
+
+
+# --- the headline, the noise floor, what is untrusted ----------------------------------------------------------------
+
+
+def test_the_headline_comes_first_in_the_suite_s_order(results: Results) -> None:
+    reordered = replace(results, settings={"headline": ["avg_gap", "no_such_metric", "fa"]})
+    panels = next(sections(reordered)).panels
+    assert [panel.title for panel in panels][:2] == ["Headline", "Accuracy"]
+    assert [label for label, _ in panels[0].headers] == ["Avg. gap", "FA"]
+
+
+def test_in_brief_there_is_the_headline_and_its_gaps_alone(results: Results) -> None:
+    for section in sections(results, brief=True):
+        headline, gaps = section.panels
+        assert headline.title == "Headline"
+        assert [label for label, _ in headline.headers] == [
+            "FA", "RA", "TA", "MIA-LR", "Avg. gap", "Relearn steps", "Time",
+        ]  # fmt: skip
+        assert [label for label, _ in gaps.headers] == ["FA", "RA", "TA", "MIA-LR", "Relearn steps"]
+
+
+def test_without_a_headline_brief_is_everything(results: Results) -> None:
+    plain = replace(results, settings={})
+    assert terminal(plain, brief=True) == terminal(plain)
+    assert "Headline" not in terminal(plain)
+
+
+def panel(results: Results, title: str, scenario: int = 0) -> Panel:
+    found = list(sections(results))[scenario]
+    return next(p for p in found.panels if p.title.startswith(title))
+
+
+def entries(shown: Panel, method: str) -> dict[str, str]:
+    line = next(line for line in shown.lines if line.method == method)
+    return dict(zip((label for label, _ in shown.headers), (entry.text for entry in line.entries), strict=True))
+
+
+def members(results: Results, metric: str, values: Mapping[int, Sequence[float]]) -> Results:
+    """The results with a bank whose members have these values of a metric, by split seed."""
+    lines = [
+        {"dataset": "digits", "scenario": "random-10", "split_seed": split, "metric": metric, "value": value}
+        for split, group in values.items()
+        for value in group
+    ]
+    alone = results.values[results.values["method"] != "retrain_other_seed"]
+    return replace(results, values=alone, retrains=pd.DataFrame(lines))
+
+
+def test_the_noise_floor_stands_below_gaps_and_distances_alone(results: Results) -> None:
+    banked = members(members(results, "fa", {}), "fa", {9: [90.0, 91.5]})  # a split of its own: one pair, 1.5 apart
+    assert entries(panel(banked, "Signed"), "noise floor") == {
+        "FA": "±1.50", "RA": "", "TA": "", "MIA-GBT": "", "MIA-LR": "",
+        "Relearn steps": "", "Relearn time": "", "Relearn curve": "",
+    }  # fmt: skip
+    banked = members(results, "avg_gap", {9: [1.0, 2.0, 3.0]})  # 95% of the pairs of a bank keep to 2.9
+    assert entries(panel(banked, "Distance"), "noise floor") == {"Avg. gap": "2.90", "Relearn gap": ""}
+    for title in ("Accuracy", "Attacks", "Relearning", "Cost"):
+        assert "noise floor" not in [line.method for line in panel(results, title).lines]
+
+
+def test_a_part_of_a_wide_panel_has_no_empty_noise_floor(results: Results) -> None:
+    for line in terminal(results, width=70).splitlines():
+        assert line != "noise floor"
+
+
+@pytest.mark.parametrize(
+    ("gaps", "marked"),
+    [
+        ([0.2, -0.1, 0.1, 0.0, 0.1], True),  # far inside the floor of 1.5
+        ([1.2, 1.4, 1.3, 1.3, 1.25], True),
+        ([1.4, 1.6, 1.5, 1.5, 1.5], False),  # on the floor
+        ([-3.0, 3.0, -3.0, 3.0, 0.0], False),  # nearly 0 on average, but nothing shows it
+        ([4.0, 4.1, 4.0, 4.1, 4.0], False),
+    ],
+)
+def test_the_mark_of_equivalence_follows_the_test(results: Results, gaps: list[float], marked: bool) -> None:
+    banked = members(results, "fa", {9: [90.0, 91.5]})
+    for seed, gap in enumerate(gaps):
+        cell = {"metric": "fa", "scenario": "random-10", "seed": seed}
+        banked = changed(banked, {**cell, "method": "retrain"}, value=90.0)
+        banked = changed(banked, {**cell, "method": "camu"}, value=90.0 + gap)
+    p = ttest_1samp(gaps, -1.5, alternative="greater").pvalue, ttest_1samp(gaps, 1.5, alternative="less").pvalue
+    assert bool(max(p) < 0.05) is marked
+    assert entries(panel(banked, "Signed"), "camu")["FA"].endswith(" ≡") is marked
+    assert not entries(panel(banked, "Accuracy"), "camu")["FA"].endswith("≡")
+    assert not entries(panel(banked, "Signed"), "retrain")["FA"].endswith("≡")
+    assert not any(text.endswith("≡") for text in entries(panel(banked, "Signed", 1), "camu").values())
+
+
+def as_the_oracle(results: Results, method: str, metric: str) -> Results:
+    """The results with the oracle's values of a metric for a control, in random-10."""
+    for seed, value in enumerate(
+        results.values.query("method == 'retrain' and scenario == 'random-10' and metric == @metric")["value"]
+    ):
+        where = {"method": method, "scenario": "random-10", "metric": metric, "seed": seed}
+        results = changed(results, where, value=value)
+    return results
+
+
+def test_what_the_controls_speak_against_has_no_best_and_says_why(results: Results) -> None:
+    bad = as_the_oracle(as_the_oracle(results, "identity", "mia_lr_loss"), "random_init", "ra")
+    bad = as_the_oracle(bad, "identity", "ra")
+    for title in ("Headline", "Signed"):
+        shown = panel(bad, title)
+        at = {label: i for i, (label, _) in enumerate(shown.headers)}
+        best = {label: [line.method for line in shown.lines if line.entries[i].best] for label, i in at.items()}
+        assert best["MIA-LR"] == best["RA"] == []
+        assert best["FA"] == ["camu"]
+    notes = [sentence for _, sentence in panel(bad, "Headline").notes]
+    assert "Uninformative here: MIA-LR: it does not tell the original from the oracle." in notes
+    assert "Unreliable here: RA: it tells no control from the oracle." in notes
+    assert not any("here: " in sentence for _, sentence in panel(bad, "Headline", 1).notes)
+    assert not any("here: " in sentence for _, sentence in panel(bad, "Signed").notes)
+    assert "Unreliable here: RA: it tells no control from the oracle." in terminal(bad)
+
+
+def test_hostile_names_stay_harmless_in_the_controls(results: Results) -> None:
+    metrics = {**results.metrics, HOSTILE: replace(results.metrics["fa"], name=HOSTILE)}
+    hostile = changed(results, {"metric": "fa"}, metric=HOSTILE)
+    hostile = changed(hostile, {"method": "identity"}, method=HOSTILE)
+    hostile = changed(hostile, {"scenario": "class-0"}, scenario=HOSTILE)
+    hostile = replace(hostile, metrics=metrics, settings={"headline": [HOSTILE, "avg_gap"]}, title=HOSTILE)
+    text = controls(hostile)
+    assert "<script>" not in text
+    assert "\x1b" not in text
+    tables = [line.replace("\\|", "").count("|") for line in text.splitlines() if line.startswith("|")]
+    assert len(tables) == 2 * (2 + 2)  # scenarios; head, rule and two metrics
+    assert set(tables) == {7}
+    assert text.splitlines()[0].startswith("# a\\|b&lt;script&gt;")
+
+
+@pytest.mark.parametrize("name", ["dataset", "scenario", "metric", "verdict", "reason"])
+def test_a_method_may_have_the_name_of_a_column(results: Results, name: str) -> None:
+    lines = controls(changed(results, {"method": "identity"}, method=name)).splitlines()
+    head = next(line for line in lines if line.startswith("| metric"))
+    assert head == f"| metric | {name} (control) | retrain_other_seed | random_init | verdict | reason |"
 
 
 def test_one_quick_seed_says_so_and_shows_no_spread(results: Results) -> None:
@@ -172,8 +313,8 @@ def test_one_quick_seed_says_so_and_shows_no_spread(results: Results) -> None:
 def test_without_an_oracle_nothing_is_nearest_it(results: Results) -> None:
     alone = replace(results, values=results.values[results.values["role"] != "oracle"])
     text = terminal(alone)
-    assert "*" not in line_of(text, "camu")
-    gaps = text[text.index("Signed gaps") : text.index("Relearning and cost")]
+    assert "*" not in line_of(text, "camu", "Accuracy")
+    gaps = text[text.index("Signed gaps") : text.index("· class-0 ·")]
     assert "the oracle of this scenario and seed has not run." in " ".join(gaps.split())
     assert "Method" not in gaps
 
@@ -201,7 +342,7 @@ def test_seconds_have_three_significant_digits(results: Results, seconds: float,
     one = changed(results, {"metric": "seconds", "method": "camu", "scenario": "random-10"}, value=seconds)
     one = replace(one, metrics={"seconds": one.metrics["seconds"]})
     one = replace(one, values=one.values[one.values["metric"] == "seconds"])
-    assert line_of(terminal(one), "camu", "Relearning and cost").split()[1].lstrip("*") == text
+    assert line_of(terminal(one), "camu", "Cost").split()[1].lstrip("*") == text
 
 
 def test_no_results_is_not_an_error(results: Results) -> None:

@@ -43,9 +43,9 @@ def run(
 def execute(
     plan: Plan, store: Store, device: str, jobs: int | None, data: str | Path | None, reporter: engine.Reporter | None
 ) -> Results:
-    if all(store.done(entry.cell) for entry in plan.entries):
+    if not any(engine.jobs_of(plan, store)):
         store.put_plan(plan.suite, plan.as_dict())
-        engine.score_plan(plan, store)
+        engine.bring_up_to_date(plan, store, jobs or 1)
     else:
         devices = engine.choose_devices(device)
         if jobs is not None and jobs < 1:

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from unlearnbench import registry
-from unlearnbench.spec import Configured, Dataset, Method, Metric, UnlearnBenchError
+from unlearnbench.spec import Configured, Dataset, Method, Metric, Need, UnlearnBenchError
 from unlearnbench.suites import packaged
 
 BOUNDS = {"exclusiveMinimum": ">", "minimum": ">=", "exclusiveMaximum": "<", "maximum": "<="}
@@ -40,7 +40,7 @@ def _facts(plugin: Any) -> dict[str, str]:
             "label": f"{plugin.label} [{plugin.unit}]",
             "family": plugin.family,
             "best": {"high": "high", "low": "low", "oracle": "closest to the oracle's"}[plugin.better],
-            "of": "the row and its oracle" if plugin.relative else "the row alone",
+            "of": ", ".join(["the row", *(_need(*need) for need in plugin.needs.items())]),
             "compared": "on one machine only" if plugin.per_machine else "across machines",
             "version": str(plugin.version),
         }
@@ -58,6 +58,19 @@ def _facts(plugin: Any) -> dict[str, str]:
     if issubclass(plugin, Dataset):
         facts = {"fingerprint": plugin.fingerprint or "not pinned"}
     return facts | {"version": str(plugin.version)}
+
+
+def _need(need: Need, count: int) -> str:
+    """A need of a metric in words."""
+    models = f"{count} model{'s' * (count > 1)}"
+    return {
+        "oracle": "its oracle",
+        "original": "its original",
+        "untrained": "an untrained network",
+        "bank": f"{models} of the bank",
+        "unlearned": f"{models} that the method made",
+        "shadows": f"{count} shadow runs per side",
+    }[need]
 
 
 def _parameters(cls: type[Configured]) -> dict[str, str]:

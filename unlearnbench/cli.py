@@ -158,7 +158,7 @@ def report(*suites: str, results: Results = DEFAULT_RESULTS, out: Out = DEFAULT_
 @app.command
 def score(*suites: str, results: Results = DEFAULT_RESULTS, jobs: int | None = None) -> None:
     """Bring the scores of stored rows up to date: metrics that are new, or changed, or lacked their oracle."""
-    from unlearnbench.engine import score_plan
+    from unlearnbench.engine import bring_up_to_date
     from unlearnbench.store import Store
     from unlearnbench.suites import Plan
 
@@ -167,8 +167,41 @@ def score(*suites: str, results: Results = DEFAULT_RESULTS, jobs: int | None = N
         plan = store.plan(suite)
         if plan is None:
             raise UnlearnBenchError(f"no run of suite '{suite}' in {results} (unlearnbench run {suite})")
-        score_plan(Plan.from_dict(plan), store, jobs or os.cpu_count() or 1)
+        bring_up_to_date(Plan.from_dict(plan), store, jobs or os.cpu_count() or 1)
         print(f"{suite}: scored")
+
+
+@app.command
+def validate(results: Path = DEFAULT_RESULTS, *suites: str) -> int:
+    """Check that the headline metrics put the controls where they belong: the suite testing itself.
+
+    Prints metric x control with pass, FAIL or uninformative; exits with 1 if a headline metric fails.
+
+    Parameters
+    ----------
+    results
+        Folder of rows.
+    suites
+        Only these of the suites that were run into it.
+    """
+    from unlearnbench_reports import control_table
+
+    from unlearnbench import api
+    from unlearnbench.store import Store
+
+    failed = 0
+    for suite in suites or Store(results).plans() or [_nothing(results)]:
+        table = control_table(api.stored(suite, results))
+        for (dataset, scenario), rows in table.groupby(["dataset", "scenario"], sort=False):
+            print(f"{suite}: {dataset} {scenario}")
+            print(rows.drop(columns=["dataset", "scenario", "reason"]).to_string(index=False))
+            for row in rows[rows["verdict"] != "pass"].itertuples():
+                print(f"  {row.metric}: {row.verdict}: {row.reason}")
+            print()
+        failed += int((table["verdict"] == "fail").sum())
+        if table.empty:
+            print(f"{suite}: no control has run, so nothing can be said of its metrics")
+    return 1 if failed else 0
 
 
 @app.command
@@ -234,7 +267,8 @@ def _report(scored, out: Path, anew: bool = True) -> None:  # type: ignore[no-un
     import unlearnbench_reports as reports
 
     figures = {name: registry.load("figures", name) for name in registry.names("figures")}
-    print(reports.terminal(scored, color=sys.stdout.isatty()))
+    print(reports.terminal(scored, color=sys.stdout.isatty(), brief=True))
+    print(f"Every metric, every figure and what the controls say: {out / scored.suite}")
     if not anew and reports.is_current(scored, out / scored.suite):
         print(f"{out / scored.suite} is up to date")
         return

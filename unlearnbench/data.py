@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -84,11 +84,16 @@ def _stratified_share(labels: np.ndarray, share: float) -> np.ndarray:
 
 
 class Counter:
-    """What a method used: samples handed out, and per-sample gradients computed (`cost.count_gradients`)."""
+    """What a method used: samples handed out, per-sample gradients and floating-point operations (`cost.count_work`).
 
-    def __init__(self) -> None:
+    ``prices`` are the operations of a forward and of a backward pass of one sample through each part of the model.
+    """
+
+    def __init__(self, prices: Mapping[str, tuple[int, int]] | None = None) -> None:
+        self.prices = prices or {}
         self.samples = 0
         self.gradients = 0
+        self.flops = 0
 
 
 class Samples:

@@ -1,4 +1,4 @@
-"""Cells over processes: trainings first, then the cells, each stored and scored as soon as it is finished."""
+"""Jobs over processes: trainings first, then the cells, each stored and scored as soon as it is finished."""
 
 from __future__ import annotations
 
@@ -11,15 +11,17 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
 from filelock import FileLock, Timeout
 from joblib import Parallel, delayed, parallel_config
 from joblib.externals.loky import get_reusable_executor
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 
+from unlearnbench import bank, roster
+from unlearnbench.comparing import score_plan, score_row
+from unlearnbench.floor import score_banks
 from unlearnbench.registry import load, names
-from unlearnbench.scoring import score_row
 from unlearnbench.spec import Cell, Metric, Row, UnlearnBenchError
 from unlearnbench.store import Store
 from unlearnbench.suites import Entry, Plan
@@ -27,6 +29,8 @@ from unlearnbench.suites import Entry, Plan
 if TYPE_CHECKING:
     import torch
 
+OF_METHOD = ("unlearned", "shadows")  # banks that each method has of its own
+UNLEARNED_AT_ONCE = 8  # members of a bank that one job makes
 FAMILIES = ("utility", "leakage", "oracle-distance", "relearning", "cost")
 
 
@@ -41,25 +45,58 @@ class Reporter(Protocol):
 
 @dataclass(frozen=True)
 class Job:
-    """A piece of work for a worker: an original to train, an oracle to train, or a cell to run and score."""
+    """A piece of work for a worker: an original or an oracle to train, a cell to run and score, or ``members`` of a
+    bank to train or unlearn."""
 
-    kind: Literal["original", "oracle", "cell"]
+    kind: Literal["original", "oracle", "cell"] | roster.Kind
     entry: Entry
+    members: tuple[int, ...] = ()
 
     @property
     def name(self) -> str:
-        cell = self.entry.cell
+        cell, kind = self.entry.cell, self.kind
+        if self.members:
+            which = f"{self.members[0]}-{self.members[-1]}"
+            what = self.entry.method if kind in OF_METHOD else kind.replace("_", " ")
+            where = "" if kind == "originals" else f" {self.entry.scenario} split {cell.split_seed}"
+            return f"{cell.dataset.name}{where} bank: {what}{' shadows' * (kind == 'shadows')} {which}"
         names = {"original": f"{cell.dataset.name} original seed {cell.seed}", "oracle": f"{self.entry.name}, training"}
-        return names.get(self.kind, self.entry.name)
+        return names.get(kind, self.entry.name)
 
 
 def jobs_of(plan: Plan, store: Store) -> tuple[list[Job], list[Job]]:
-    """What is left to do: first the trainings that are missing, then the cells."""
+    """What is left to do: first the trainings that are missing, then the cells. Jobs on banks are not cut up yet."""
     entries = [e for e in plan.entries if not store.done(e.cell)]
     originals = {e.cell.original_key: e for e in entries if not store.has_artifact(e.cell.original_key)}
     oracles = [e for e in entries if e.role == "oracle" and not store.has_artifact(e.cell.prepared_key)]
     trainings = [Job("original", e) for e in originals.values()] + [Job("oracle", e) for e in oracles]
-    return trainings, [Job("cell", e) for e in entries]
+    trainings += _bank_jobs("originals", plan, plan.unlearned_bank, store)
+    trainings += _bank_jobs("oracles", plan, plan.bank, store)
+    trainings += _bank_jobs("shadow_originals", plan, plan.shadows, store)
+    made = _bank_jobs("unlearned", plan, plan.unlearned_bank, store) + _bank_jobs("shadows", plan, plan.shadows, store)
+    return trainings, [Job("cell", e) for e in entries] + made
+
+
+def _bank_jobs(kind: roster.Kind, plan: Plan, count: int, store: Store) -> list[Job]:
+    """A job for each bank of a kind that lacks members, all of them at once."""
+    entries = [e for e in plan.entries if kind not in OF_METHOD or (e.role != "oracle" and _supports(e))]
+    banks = {roster.key(kind, e.cell, 0): e for e in reversed(entries)}
+    jobs = [Job(kind, e, tuple(roster.missing(kind, e.cell, count, store))) for e in reversed(banks.values())]
+    return [job for job in jobs if job.members]
+
+
+def _supports(entry: Entry) -> bool:
+    scenarios = load("methods", entry.cell.method.name).scenarios
+    return scenarios is None or entry.cell.scenario.name in scenarios
+
+
+def _cut(job: Job, device: str) -> Iterator[Job]:
+    """The job in pieces for one worker: stacks of networks, whose size does not depend on the number of workers."""
+    import torch
+
+    size = UNLEARNED_AT_ONCE if job.kind in OF_METHOD else bank.stack_size(job.entry.cell, torch.device(device))
+    for start in range(0, max(1, len(job.members)), size):
+        yield Job(job.kind, job.entry, job.members[start : start + size])
 
 
 def execute(
@@ -67,38 +104,37 @@ def execute(
 ) -> None:
     """Run what is left of ``plan`` and bring all scores up to date. Failed cells are rows, not exceptions."""
     store.put_plan(plan.suite, plan.as_dict())
-    trainings, cells = jobs_of(plan, store)
+    trainings, cells = ([piece for job in jobs for piece in _cut(job, devices[0])] for jobs in jobs_of(plan, store))
     reporter.start(len(trainings) + len(cells))
     pool = Pool(store.root, data_root, tuple(devices), workers, reporter)
     pool.check_splits(cells)
     if trainings:
-        hours = pool.time_training(trainings[0]) * len(trainings) / workers / 3600
+        models = sum(len(job.members) or 1 for job in trainings)
+        hours = pool.time_training(trainings[0]) * models / workers / 3600
         if hours > 1:
             reporter.say(
                 f"Judging by a first few training steps, the originals and oracles of this suite alone will take about "
                 f"{hours:.0f} h on {devices[0]}. --quick (QUICK=1) runs the whole path on a small part in minutes."
             )
-    broken = {artifact_key(job): reason for job, reason in pool.run(trainings)}
-    for job in cells:
-        cell = job.entry.cell
-        if reason := broken.get(cell.original_key) or broken.get(cell.prepared_key):
-            store.put(Row(cell.key, cell, "failed", reason))
-    pool.run([job for job in cells if not {job.entry.cell.original_key, job.entry.cell.prepared_key} & broken.keys()])
-    score_plan(plan, store)
+    broken = {artifact_key(job): reason for job, reason in pool.run(trainings) if not job.members}
+    single = [job for job in cells if not job.members]  # banks have originals of their own
+    lost = [job for job in single if {job.entry.cell.original_key, job.entry.cell.prepared_key} & broken.keys()]
+    for cell in (job.entry.cell for job in lost):
+        store.put(Row(cell.key, cell, "failed", broken.get(cell.original_key) or broken[cell.prepared_key]))
+    pool.run([job for job in cells if job not in lost])
+    with pool.workers_of_one_thread():
+        bring_up_to_date(plan, store, workers)
 
 
 def artifact_key(job: Job) -> str:
     return job.entry.cell.original_key if job.kind == "original" else job.entry.cell.prepared_key
 
 
-def score_plan(plan: Plan, store: Store, workers: int = 1) -> None:
-    """Bring the scores of every finished row up to date, the oracles' first."""
+def bring_up_to_date(plan: Plan, store: Store, workers: int = 1) -> None:
+    """Score what is not scored yet, or rests on something that has changed since: rows, and the banks' members."""
     metrics = all_metrics()
-    rows = {e.cell.key: row for e in plan.entries if (row := store.row(e.cell)) is not None and row.status == "ok"}
-    oracles = {e.cell.group: rows.get(e.cell.key) for e in plan.entries if e.role == "oracle"}
-    for is_oracle in (True, False):
-        batch = [rows[e.cell.key] for e in plan.entries if (e.role == "oracle") == is_oracle and e.cell.key in rows]
-        Parallel(workers)(delayed(score_row)(store, row, oracles.get(row.cell.group), metrics) for row in batch)
+    score_plan(plan, store, metrics, workers)
+    score_banks(plan, store, metrics, workers)
 
 
 def all_metrics() -> dict[str, Metric]:
@@ -163,10 +199,7 @@ class Pool:
         return seconds
 
     def _map(self, tasks: Iterator[Any]) -> Iterator[Any]:
-        # One thread per worker, set before torch is imported there: two processes of one thread beat one of two, and
-        # results do not depend on the number of workers.
-        threads = {"inner_max_num_threads": 1} if self.workers > 1 else {}
-        with parallel_config("loky" if self.workers > 1 else "sequential", **threads):
+        with self.workers_of_one_thread():
             try:
                 yield from Parallel(
                     self.workers, return_as="generator_unordered", pre_dispatch=self.workers, batch_size=1
@@ -180,9 +213,15 @@ class Pool:
                     get_reusable_executor().shutdown(wait=False, kill_workers=True)
                 raise
 
+    def workers_of_one_thread(self) -> parallel_config:
+        """One thread per worker, set before torch is imported there: two processes of one thread beat one of two, and
+        results do not depend on the number of workers."""
+        threads = {"inner_max_num_threads": 1} if self.workers > 1 else {}
+        return parallel_config("loky" if self.workers > 1 else "sequential", **threads)
+
 
 def _work(job: Job, root: Path, data_root: Path, devices: tuple[str, ...], parent: int) -> tuple[Job, str, float, str]:
-    """Do a job: what became of it, its seconds, and, of a training that diverged, the reason."""
+    """Do a job: what became of it, its seconds, and, of a training that diverged or a bank that failed, the reason."""
     from unlearnbench.runner import load_data, load_original, prepare_cell, run_cell
     from unlearnbench.training import Diverged
 
@@ -194,7 +233,9 @@ def _work(job: Job, root: Path, data_root: Path, devices: tuple[str, ...], paren
     status = "ok"
     reason = ""
     try:
-        if job.kind == "original":
+        if job.members:
+            bank.make(cast(roster.Kind, job.kind), cell, job.members, store, data_root, device)
+        elif job.kind == "original":
             load_original(cell, store, load_data(cell.dataset, data_root, device))
         elif job.kind == "oracle":
             prepare_cell(cell, store, data_root, device)
@@ -202,9 +243,13 @@ def _work(job: Job, root: Path, data_root: Path, devices: tuple[str, ...], paren
             row = run_cell(cell, store, data_root, device)
             status = row.status
             if status == "ok":
-                score_row(store, row, None, {n: m for n, m in all_metrics().items() if not m.relative})
+                score_row(store, row, all_metrics())
     except Diverged as error:
         status, reason = "failed", f"{job.name}: {error}"
+    except (Exception, SystemExit) as error:
+        if job.kind not in OF_METHOD:
+            raise
+        status, reason = "failed", f"{job.name}: {type(error).__name__}: {error}"  # its metrics say how many are there
     return job, status, time.perf_counter() - start, reason
 
 

@@ -1,28 +1,27 @@
-"""What must be measured while a model is in hand: its outputs, and how it relearns. Always on copies."""
+"""What must be measured while a model is in hand: outputs, representations, how it relearns. Always on copies."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator
 from copy import deepcopy
-from itertools import count, islice
-from math import ceil
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from unlearnbench.data import Counter, Data, Samples, augmentation, derive_seed
+from unlearnbench.relearning import anamnesis_steps, golatkar_epochs, outputs, relearn_curve, relearn_steps, update
 from unlearnbench.scenarios import Split
-from unlearnbench.spec import Cell, Probe
-from unlearnbench.training import make_optimizer, predict
+from unlearnbench.spec import Cell
+from unlearnbench.training import chunks, make_optimizer, predict
+
+HALF = torch.finfo(torch.float16).max
 
 
 def collect(
     cell: Cell, original: nn.Module, unlearned: nn.Module, data: Data, split: Split
 ) -> tuple[dict[str, Tensor], dict[str, float | None]]:
-    """Evidence of ``unlearned``: tensors (outputs on forget, retain and test, the relearning curve) and scalars.
+    """Evidence of ``unlearned``: tensors (outputs on forget, retain and test, the relearning curve, representations of
+    the first samples of forget and retain) and scalars.
 
     Raises FloatingPointError when an output is NaN or infinite.
     """
@@ -40,93 +39,89 @@ def collect(
     }
     if not all(torch.isfinite(tensor).all() for tensor in tensors.values()):
         raise FloatingPointError("the unlearned model's outputs are not finite")
-    target = F.cross_entropy(outputs(original, sets["forget"]), sets["forget"].labels).item()
-    steps, seconds = relearn_steps(unlearned, sets["forget"], 1.05 * target, cell.probe.relearn_cap)
     tensors["curve"] = relearn_curve(unlearned, sets["retain"], sets["forget"], cell.probe)
-    scalars: dict[str, float | None] = {
-        "relearn_steps": float(cell.probe.relearn_cap if steps is None else steps),
-        "relearn_censored": float(steps is None),
-        "relearn_time": seconds,
-        "original_forget_loss": target,
-    }
+    for name, samples in sets.items():
+        if (features := representations(unlearned, samples.take(cell.probe.panel).images())) is not None:
+            tensors[f"panel.{name}"] = features
+    scalars = _relearning(cell, original, unlearned, data, sets["forget"])
+    scalars["weight_distance"] = weight_distance(original, unlearned)
     return {name: tensor.cpu() for name, tensor in tensors.items()}, scalars
 
 
-def outputs(model: nn.Module, samples: Samples) -> Tensor:
-    """Logits in the order of the set, eval mode; on augmented images where the set augments, always the same draw."""
-    return predict(model, samples.replace(samples.images()).images(augment=True))
+def _relearning(
+    cell: Cell, original: nn.Module, unlearned: nn.Module, data: Data, forget: Samples
+) -> dict[str, float | None]:
+    """The three relearning counts. A censored one holds its cap, and says so."""
+    probe = cell.probe
+    target = F.cross_entropy(outputs(original, forget), forget.labels).item()
+    steps, seconds = relearn_steps(unlearned, forget, 1.05 * target, probe.relearn_cap)
+    train = Samples(data.x_train, data.y_train, derive_seed(cell.seed, "probe train"), None, Counter())
+    held = torch.isin(data.y_test, forget.labels.unique())  # unseen samples of the forgotten classes
+    x, y = data.x_test[held], data.y_test[held]
+    goal = 0.95 * (predict(original, x).argmax(1) == y).float().mean().item() if len(x) else 0.0
+    again = anamnesis_steps(unlearned, train, x, y, goal, probe.relearn_cap) if len(x) else None
+    epochs = golatkar_epochs(unlearned, train, forget, probe.relearn_epochs)
+    counts = {
+        "relearn_steps": (steps, probe.relearn_cap),
+        "ain_steps": (again, probe.relearn_cap),
+        "golatkar_epochs": (epochs, probe.relearn_epochs),
+    }
+    scalars: dict[str, float | None] = {"relearn_time": seconds, "original_forget_loss": target}
+    for name, (value, cap) in counts.items():
+        scalars[name] = float(cap if value is None else value)
+        scalars[f"{name}_censored"] = float(value is None)
+    return scalars
 
 
-def relearn_steps(model: nn.Module, forget: Samples, target: float, cap: int) -> tuple[int | None, float]:
-    """Minibatch steps of plain training on the forget set (Adam 1e-3, batch 32) until its loss is at most ``target``.
+@torch.no_grad()
+def representations(model: nn.Module, x: Tensor) -> Tensor | None:
+    """The inputs of the head, float16 ``[n, features]``, in eval mode; None for a model without ``encode``.
 
-    None if ``cap`` steps did not do. Also the seconds of the steps, the looks at the loss not counted. The loss is
-    looked at after each of the first 40 steps and then every 5% of the steps done: a large count is exact to 5%.
+    Half precision keeps three digits, of features that are compared by angles and neighbours.
     """
-    model = _trainable_copy(model)
-    optimizer = make_optimizer(model.parameters(), "adam", 1e-3)
-    step, seconds, look = 0, 0.0, 0
-    batches = _endless(forget, 32)
-    while True:
-        if step == look:
-            if F.cross_entropy(outputs(model, forget), forget.labels).item() <= target:
-                return step, seconds
-            if step >= cap:
-                return None, seconds
-            look = min(cap, step + max(1, step // 20))
-        start = time.perf_counter()
-        while step < look:
-            _update(model, optimizer, *next(batches))
-            step += 1
-        if forget.device.type == "cuda":
-            torch.cuda.synchronize(forget.device)
-        seconds += time.perf_counter() - start
+    encode, mode = getattr(model, "encode", None), model.training
+    if encode is None:
+        return None
+    model.eval()
+    try:
+        return torch.cat([encode(part) for part in chunks(x)]).flatten(1).clamp(-HALF, HALF).half()
+    finally:
+        model.train(mode)
 
 
-def relearn_curve(model: nn.Module, retain: Samples, forget: Samples, probe: Probe) -> Tensor:
-    """CaMU's relearning curve, float64 ``[points, 2]``: updates done on the retain set, and A(D_r) - A(D_f) in points.
+def half_outputs(model: nn.Module, data: Data) -> dict[str, Tensor]:
+    """Logits on the training and the test set in the order of the dataset, float16: 11 bits, so that a margin of 16 is
+    known to within .01. Losses, margins and attacks of a bank are read from these.
 
-    Adam, weight decay 1e-4, batch 32. The points lie after 1, 1 + every, 1 + 2·every, … updates; one epoch of them, but
-    at least 12, unless ``probe.relearn_points`` says how many.
+    Raises FloatingPointError when an output is NaN or infinite.
     """
-    model = _trainable_copy(model)
-    optimizer = make_optimizer(model.parameters(), "adam", probe.relearn_lr, weight_decay=1e-4)
-    points = probe.relearn_points or max(12, ceil(ceil(len(retain) / 32) / probe.relearn_every))
-    curve: list[tuple[int, float]] = []
-    model.train()
-    updates = 1 + (points - 1) * probe.relearn_every
-    for done, batch in zip(count(1), islice(_endless(retain, 32), updates), strict=False):
-        _update(model, optimizer, *batch)
-        if (done - 1) % probe.relearn_every == 0:
-            curve.append((done, _accuracy(model, retain) - _accuracy(model, forget)))
-            if probe.relearn_frozen_norm:
-                model.eval()
-    return torch.from_numpy(np.array(curve, dtype=np.float64))
+    return {name: half(x) for name, x in whole_outputs(model, data).items()}
 
 
-def _trainable_copy(model: nn.Module) -> nn.Module:
-    """What a method froze must not seem to resist relearning."""
-    return deepcopy(model).requires_grad_(True)
+def half(logits: Tensor) -> Tensor:
+    """Logits as float16. Raises FloatingPointError when one is NaN or infinite."""
+    if not torch.isfinite(logits).all():
+        raise FloatingPointError("the model's outputs are not finite")
+    return logits.float().clamp(-HALF, HALF).half()
 
 
-def _accuracy(model: nn.Module, samples: Samples) -> float:
-    return 100 * (outputs(model, samples).argmax(1) == samples.labels).float().mean().item()
+def whole_outputs(model: nn.Module, data: Data) -> dict[str, Tensor]:
+    """Logits on the training and the test set in the order of the dataset, float32, in eval mode."""
+    return {"train": predict(model, data.x_train).float().cpu(), "test": predict(model, data.x_test).float().cpu()}
 
 
-def _endless(samples: Samples, size: int) -> Iterator[tuple[Tensor, ...]]:
-    while True:
-        yield from samples.batches(size)
-
-
-def _update(model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, y: Tensor) -> None:
-    loss = F.cross_entropy(model(x), y)
-    optimizer.zero_grad()
-    loss.backward()
-    optimizer.step()
+def weight_distance(original: nn.Module, unlearned: nn.Module) -> float | None:
+    """‖θu - θo‖₂ / ‖θo‖₂ over all parameters; None where the two have different parameters."""
+    before, after = dict(original.named_parameters()), dict(unlearned.named_parameters())
+    if {n: p.shape for n, p in before.items()} != {n: p.shape for n, p in after.items()}:
+        return None
+    moved = sum((after[name] - p).double().square().sum().item() for name, p in before.items())
+    size = sum(p.double().square().sum().item() for p in before.values())
+    return (moved / size) ** 0.5 if size else None
 
 
 def warm_up(model: nn.Module, data: Data, batch_size: int) -> None:
     """One throw-away training step on a copy, so that no method pays for first-call set-up."""
     x, y = data.x_train[:batch_size], data.y_train[:batch_size]
     copy = deepcopy(model).train()
-    _update(copy, make_optimizer(copy.parameters(), "sgd", 0.0), x, y)
+    update(copy, make_optimizer(copy.parameters(), "sgd", 0.0), x, y)

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
 
+from unlearnbench import floor
+from unlearnbench.scoring import Score
 from unlearnbench.spec import REASONS, Metric
 from unlearnbench.store import Store
 from unlearnbench.suites import Plan
+from unlearnbench.validation import validate
 
 VALUE_COLUMNS = [
-    "suite", "dataset", "model", "scenario", "method", "role", "split_seed", "seed",
-    "quick", "device", "status", "metric", "value", "note", "key",
+    "suite", "dataset", "model", "scenario", "method", "role", "stands_for", "split_seed", "seed",
+    "quick", "device", "status", "metric", "value", "low", "high", "note", "key",
 ]  # fmt: skip
 CURVE_COLUMNS = ["suite", "dataset", "scenario", "method", "role", "split_seed", "seed", "updates", "difference", "key"]
 
@@ -24,10 +29,12 @@ class Results:
     """Everything a report shows of one suite.
 
     ``values`` has one line per row and metric (`VALUE_COLUMNS`): ``method`` and ``scenario`` are the suite's labels in
-    the suite's order, ``role`` is ``oracle``, ``control`` or ``method``; ``value`` is NaN where the value is empty or
-    the row failed, ``note`` then says why; a censored value has a ``note`` that starts with ``">"``. ``curves`` has one
-    line per point of a relearning curve (`CURVE_COLUMNS`). ``metrics`` maps names to records, in the order of the
-    tables. ``settings`` is the suite's ``[report]`` table.
+    the suite's order, ``role`` is ``oracle``, ``control`` or ``method``, ``stands_for`` is the method's; ``value`` is
+    NaN where the value is empty or the row failed, ``note`` then says why; a censored value has a ``note`` that starts
+    with ``">"``; ``low`` and ``high`` are the ends of the value's own interval, if it has one. What belongs to a split
+    has no line but that of its first seed. ``curves`` has one line per point of a relearning curve (`CURVE_COLUMNS`),
+    ``retrains`` one per metric and member of the banks (`floor.COLUMNS`). ``metrics`` maps names to records, in the
+    order of the tables. ``settings`` is the suite's ``[report]`` table.
     """
 
     suite: str
@@ -36,6 +43,22 @@ class Results:
     curves: pd.DataFrame
     metrics: Mapping[str, Metric]
     settings: Mapping[str, Any] = field(default_factory=dict)
+    retrains: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=floor.COLUMNS))
+
+    @functools.cached_property
+    def floors(self) -> pd.DataFrame:
+        """The noise floor of each dataset, scenario and metric (`floor.floors`)."""
+        return floor.floors(self.values, self.retrains, self.metrics)
+
+    @functools.cached_property
+    def controls(self) -> pd.DataFrame:
+        """Where metrics put the controls: one verdict for each (`validation.validate`)."""
+        return validate(self.values, self.floors, self.metrics)
+
+    @property
+    def headline(self) -> list[str]:
+        """The metrics that the suite is read by."""
+        return [name for name in self.settings.get("headline", ()) if name in self.metrics]
 
 
 def gather(store: Store, plan: Plan, metrics: Mapping[str, Metric]) -> Results:
@@ -49,7 +72,7 @@ def gather(store: Store, plan: Plan, metrics: Mapping[str, Metric]) -> Results:
         cell = entry.cell
         shared = {
             "suite": plan.suite, "dataset": cell.dataset.name, "model": cell.model.name,
-            "scenario": entry.scenario, "method": entry.method, "role": entry.role,
+            "scenario": entry.scenario, "method": entry.method, "role": entry.role, "stands_for": entry.stands_for,
             "split_seed": cell.split_seed, "seed": cell.seed, "quick": cell.quick,
             "device": row.environment.get("device", ""), "status": row.status, "key": row.key,
         }  # fmt: skip
@@ -58,10 +81,13 @@ def gather(store: Store, plan: Plan, metrics: Mapping[str, Metric]) -> Results:
             row.status
         ]
         for name in metrics:
-            score = scores.get(name, {"value": None, "note": reason})
-            values.append({**shared, "metric": name, "value": score["value"], "note": score["note"]})
+            score = scores.get(name) or dataclasses.asdict(Score(None, reason))
+            if score["reason"] != "of_split":
+                numbers = {column: score[column] for column in ("value", "low", "high", "note")}
+                values.append({**shared, "metric": name, **numbers})
         if row.status == "ok":
             for updates, difference in store.evidence(row).curve:
                 curves.append({**shared, "updates": int(updates), "difference": float(difference)})
-    frame = pd.DataFrame(values, columns=VALUE_COLUMNS).astype({"value": float})
-    return Results(plan.suite, plan.title, frame, pd.DataFrame(curves, columns=CURVE_COLUMNS), metrics, plan.report)
+    frame = pd.DataFrame(values, columns=VALUE_COLUMNS).astype(dict.fromkeys(("value", "low", "high"), float))
+    lines = pd.DataFrame(curves, columns=CURVE_COLUMNS)
+    return Results(plan.suite, plan.title, frame, lines, metrics, plan.report, floor.retrains(plan, store))

@@ -14,13 +14,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from unlearnbench import datasets
-from unlearnbench.cost import count_gradients, measure
+from unlearnbench.cost import count_work, measure, price
 from unlearnbench.data import Counter, Data, Samples, augmentation, derive_seed
 from unlearnbench.models import Classifier, build_model
-from unlearnbench.probes import collect, warm_up
+from unlearnbench.probes import collect, warm_up, whole_outputs
 from unlearnbench.registry import build
 from unlearnbench.scenarios import Split, make_split
 from unlearnbench.spec import Cell, Method, Plugin, Row
@@ -44,6 +44,7 @@ def run_cell(cell: Cell, store: Store, data_root: Path, device: torch.device) ->
         store.put(Row(cell.key, cell, "started", **facts))
         try:
             original = load_original(cell, store, data)
+            put_references(cell, store, data, original)
             unlearned, cost = unlearn(method, original, cell, store, data, split)
             tensors, scalars = collect(cell, original, unlearned, data, split)
             return store.put(Row(cell.key, cell, "ok", cost=cost, scalars=scalars, **facts), tensors)
@@ -55,18 +56,56 @@ def load_original(cell: Cell, store: Store, data: Data) -> Classifier:
     """The original model of a cell, trained on first need; its weights depend on `Cell.original_key` alone."""
 
     def make() -> tuple[State, dict[str, float | None]]:
-        counter = Counter()
-        seed = derive_seed(cell.seed, "original")
-        model = _fresh(cell, data, seed)
-        count_gradients(model, counter)
-        samples = Samples(data.x_train, data.y_train, seed, augmentation(cell.recipe), counter)
-        torch.manual_seed(derive_seed(seed, "global"))  # for layers that draw, such as dropout
+        counter = new_counter(cell, data)
+        model, samples = trainee(cell, data, None, counter)
+        count_work(model, counter)
+        torch.manual_seed(derive_seed(cell.seed, "original dropout"))
         with measure(data.x_train.device, counter) as cost:
             train(model, samples, cell.recipe)
         return model.state_dict(), cost
 
     state, _ = store.artifact(cell.original_key, make)
     return _restored(cell, data, state)
+
+
+def load_weights(key: str, cell: Cell, store: Store, data: Data) -> Classifier:
+    """A network of the cell's architecture with the weights stored under ``key``."""
+    state, _ = store.weights(key)
+    return _restored(cell, data, state)
+
+
+def trainee(cell: Cell, data: Data, positions: np.ndarray | None, counter: Counter) -> tuple[Classifier, Samples]:
+    """A fresh network and the samples that make it an original or, with the ``positions`` of a retain set, an oracle of
+    the bank."""
+    seed = derive_seed(cell.seed, "original" if positions is None else "oracle")
+    x, y = data.x_train, data.y_train
+    if positions is not None:
+        index = torch.from_numpy(positions).to(x.device)
+        x, y = x[index], y[index]
+    return _fresh(cell, data, seed), Samples(x, y, seed, augmentation(cell.recipe), counter)
+
+
+def put_references(cell: Cell, store: Store, data: Data, original: nn.Module) -> None:
+    """Outputs that metrics compare with: of the original, and of a network with random weights."""
+    if not store.has_outputs(cell.original_key):
+        store.put_outputs(cell.original_key, as_arrays(whole_outputs(original, data)))
+    if not store.has_outputs(cell.untrained_key):
+        untrained = _fresh(cell, data, derive_seed(cell.seed, "untrained"))
+        store.put_outputs(cell.untrained_key, as_arrays(whole_outputs(untrained, data)))
+
+
+def as_arrays(tensors: dict[str, Tensor]) -> dict[str, np.ndarray]:
+    return {name: tensor.cpu().numpy() for name, tensor in tensors.items()}
+
+
+def new_counter(cell: Cell, data: Data) -> Counter:
+    return Counter(_prices(cell.model.name, json.dumps(dict(cell.model.params)), data.input_shape, data.num_classes))
+
+
+@functools.lru_cache(maxsize=8)
+def _prices(name: str, params: str, shape: tuple[int, int, int], classes: int) -> dict[str, tuple[int, int]]:
+    model = build("models", name, json.loads(params))
+    return price(build_model(model, shape, classes, 0), torch.zeros(1, *shape))
 
 
 def time_training(cell: Cell, data: Data, steps: int = 3) -> float:
@@ -85,7 +124,7 @@ def unlearn(
     method: Method, original: nn.Module, cell: Cell, store: Store, data: Data, split: Split
 ) -> tuple[nn.Module, dict[str, float | None]]:
     """Apply a method to a copy of the original. The cost is that of what it prepared and of the call itself."""
-    counter = Counter()
+    counter = new_counter(cell, data)
     device = data.x_train.device
     prepared, prepared_cost = load_prepared(method, cell, store, data, split)
     task = Task.of(
@@ -94,7 +133,7 @@ def unlearn(
     task.prepared = prepared
     model = deepcopy(original)
     warm_up(model, data, getattr(method, "batch_size", cell.recipe.batch_size))
-    handles = count_gradients(model, counter)
+    handles = count_work(model, counter)
     torch.manual_seed(derive_seed(cell.seed, "unlearn"))
     try:
         with measure(device, counter) as cost:
@@ -117,7 +156,7 @@ def load_prepared(
         return None, {}
 
     def make() -> tuple[State, dict[str, float | None]]:
-        task = Task.of(cell, data, split, method.needs, Counter())
+        task = Task.of(cell, data, split, method.needs, new_counter(cell, data))
         warm_up(_fresh(cell, data, 0), data, cell.recipe.batch_size)
         torch.manual_seed(derive_seed(cell.seed, "prepare"))
         with measure(task.device, task.counter) as cost:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from unlearnbench.datasets import Arrays
-    from unlearnbench.evidence import Evidence
+    from unlearnbench.evidence import Context, Evidence
     from unlearnbench.models import Classifier
     from unlearnbench.task import Task
 
@@ -36,7 +36,7 @@ Count = Annotated[int, Gt(0)]
 Seed = Annotated[int, Ge(0)]
 
 TRAINING_VERSION = 1  # raise it when training.py changes the numbers of an original or an oracle
-EVIDENCE_VERSION = 1  # raise it when evidence.py changes what a row holds
+EVIDENCE_VERSION = 2  # raise it when evidence.py changes what a row holds
 
 
 class Access(enum.Flag):
@@ -57,6 +57,15 @@ class UnlearnBenchError(Exception):
 
 
 @dataclass(frozen=True)
+class Estimate:
+    """A value with the ends of its 95% interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
 class Empty:
     """A value that is not there, and why. ``reason`` is a key of `REASONS`; ``detail`` completes its sentence."""
 
@@ -74,17 +83,25 @@ class Empty:
 REASONS = {
     "no_class": "the scenario does not forget whole classes",
     "no_oracle": "the oracle of this scenario and seed has not run",
+    "small_bank": "too few models to compare with",
+    "of_split": "it belongs to the split, and stands in the row of its first seed",
     "oracle_empty": "the oracle has no value for it",
     "oracle_censored": "the oracle's value is censored",
     "mixed_devices": "measured on different devices",
     "too_few": "too few samples",
     "zero_cost": "the method did no work",
-    "not_measured": "it cannot be measured on this device",
+    "not_measured": "it was not measured",
+    "not_on_device": "it cannot be measured on this device",
+    "no_partner": "the oracle already starts there",
+    "constant": "the representation is constant",
     "not_supported": "the method does not support this scenario",
     "failed": "the method failed",
     "metric_error": "the metric raised an error",
 }
 
+
+# Which known truth a model is: the original untouched, an honest retraining (the oracle is one), or one without use.
+StandsFor = Literal["", "original", "retrained", "useless"]
 
 # --- plugins ---------------------------------------------------------------------------------------------------------
 
@@ -124,7 +141,10 @@ class Dataset(Configured, ABC):
 
 @dataclass(frozen=True)
 class Model(Configured, ABC):
-    """An architecture by name."""
+    """An architecture by name. ``stack`` says, by type of device, how many networks a bank trains at once, where that
+    was measured to be faster than one by one (benchmarks/bench_bank.py); 1 elsewhere."""
+
+    stack: ClassVar[Mapping[str, int]] = {}
 
     @abstractmethod
     def build(self, input_shape: tuple[int, int, int], num_classes: int) -> Classifier:
@@ -146,8 +166,9 @@ class Scenario(Configured, ABC):
 class Method(Configured, ABC):
     """An unlearning method: fields are its hyperparameters, class attributes declare what it is and needs.
 
-    ``role`` is ``"method"``, ``"oracle"`` (the reference of every gap) or ``"control"`` (stands in every table to show
-    what no unlearning looks like). ``toy`` are the hyperparameters conformance uses on its toy problem.
+    ``role`` is ``"method"``, ``"oracle"`` (the reference of every gap) or ``"control"``: it stands in every table to
+    show where metrics put a model that forgot nothing, was honestly retrained, or is useless (``stands_for``). ``toy``
+    are the hyperparameters conformance uses on its toy problem.
     """
 
     paper: ClassVar[str]
@@ -155,6 +176,7 @@ class Method(Configured, ABC):
     scenarios: ClassVar[tuple[str, ...] | None] = None  # names it supports; None: all
     changes: ClassVar[bool] = True  # False: returns the original's parameters untouched
     role: ClassVar[Literal["method", "oracle", "control"]] = "method"
+    stands_for: ClassVar[StandsFor] = ""
     toy: ClassVar[Mapping[str, Any]] = {}
 
     def prepare(self, task: Task) -> nn.Module | None:
@@ -211,7 +233,9 @@ class Probe(Configured):
     relearn_points: Count | None = None  # points of the curve; None: one epoch over the retain set, at least 12
     relearn_lr: Positive = 1e-3  # Adam, weight decay 1e-4, batch 32, of the curve
     relearn_frozen_norm: bool = False  # CaMU's code: eval mode, so frozen BatchNorm, after the curve's first point
-    relearn_cap: Count = 1000  # updates after which `relearn_steps` is censored
+    relearn_cap: Count = 1000  # updates after which `relearn_steps` and `ain` are censored
+    relearn_epochs: Count = 100  # epochs of 500 draws after which `relearn_golatkar` is censored
+    panel: Count = 500  # samples of D_f, and as many of D_r, whose representations are kept
     augmented: bool = False  # CaMU's code: measure train-side sets on augmented images
 
 
@@ -260,6 +284,21 @@ class Cell(Checked):
         return self._digest("dataset", "model", "recipe", "seed")
 
     @property
+    def untrained_key(self) -> str:
+        """Names a network of the cell's architecture with random weights."""
+        return self._digest("dataset", "model", "seed")
+
+    @property
+    def oracle_key(self) -> str:
+        """Names a model of the oracle bank: retrained on the retain set of this split."""
+        return self._digest("dataset", "model", "recipe", "seed", "scenario", "split_seed")
+
+    @property
+    def bank_key(self) -> str:
+        """Cells of one bank share everything that an oracle depends on but its seed."""
+        return self._digest("dataset", "model", "recipe", "scenario", "split_seed")
+
+    @property
     def prepared_key(self) -> str:
         """Names what the method prepared; for the oracle that is the retrained model itself."""
         return self._digest("dataset", "model", "recipe", "seed", "scenario", "split_seed", "method")
@@ -274,6 +313,13 @@ class Cell(Checked):
         """Rows of one group share dataset, scenario, seeds and all settings: they differ in the method alone."""
         d = self.as_dict()
         del d["method"]
+        return digest(d)
+
+    @property
+    def split_group(self) -> str:
+        """Rows of one split group differ in method and seed alone."""
+        d = self.as_dict()
+        del d["method"], d["seed"]
         return digest(d)
 
 
@@ -302,13 +348,18 @@ Better = Literal["high", "low", "oracle"]
 Family = Literal["utility", "leakage", "oracle-distance", "relearning", "cost"]
 
 
+Need = Literal["oracle", "original", "untrained", "bank", "unlearned", "shadows"]
+
+
 @dataclass(frozen=True)
 class Metric:
     """One number: its formula and all that tables, arrows, ranks and plots must agree on.
 
-    ``fn(evidence, oracle)`` gets the row's evidence and, if ``relative``, that of the oracle with the same seeds
-    (else None), whose own scores are already in ``oracle.scores``. ``better="oracle"``: closest to the oracle wins.
-    ``per_machine``: tables refuse to mix devices.
+    ``fn(evidence, context)`` gets the row's evidence and what it is compared with. ``needs`` says what must be in that
+    `evidence.Context`, and how many models at least where it is several; where there is less the value is empty and
+    ``fn`` is not called. If it needs the oracle, the oracle's own scores are in ``context.oracle.scores``.
+    ``better="oracle"``: closest to the oracle wins. ``of_split``: a statement about all models of a split, so that it
+    stands in the row of the first seed alone. ``per_machine``: tables refuse to mix devices.
     """
 
     name: str
@@ -316,10 +367,16 @@ class Metric:
     unit: str
     family: Family
     better: Better
-    fn: Callable[[Evidence, Evidence | None], float | Empty]
+    fn: Callable[[Evidence, Context], float | Estimate | Empty]
     doc: str  # the definition in a sentence, with its source
     version: int = 1
-    relative: bool = False
+    needs: Mapping[Need, int] = field(default_factory=dict, hash=False)
+    of_split: bool = False
     per_machine: bool = False
     digits: int = 2
     note: Callable[[Evidence], str] | None = None  # text beside the value, such as the size of an attack; "" for none
+
+    @property
+    def relative(self) -> bool:
+        """Whether it is already a comparison with the oracle, so that it has no gap to the oracle of its own."""
+        return "oracle" in self.needs

@@ -2,7 +2,8 @@
 
 ``rows/KEY.json`` beside ``evidence/KEY.safetensors``; ``scores/KEY.json``; ``splits/KEY.safetensors`` with the
 positions and labels of a split; ``artifacts/KEY.safetensors`` with the weights of originals and oracles;
-``plans/SUITE.json`` says which cells the last run of a suite asked for. Everything is written under a temporary name
+``outputs/KEY.safetensors`` with the logits of a model on the whole training and test set; ``plans/SUITE.json`` says
+which cells the last run of a suite asked for. Everything is written under a temporary name
 and moved into place.
 """
 
@@ -97,7 +98,7 @@ class Store:
             raise UnlearnBenchError(f"{path} cannot be read ({error}): delete {row.key}.json and run again") from error
         if hashlib.sha256(content).hexdigest() != row.evidence_sha256:
             raise UnlearnBenchError(f"{path} is not what its row recorded: delete it and {row.key}.json and run again")
-        tensors, split = safetensors.numpy.load(content), self._split(row)
+        tensors, split = safetensors.numpy.load(content), self.split(row.cell)
         names = ("forget", "retain", "test")
         return Evidence(
             logits={name: tensors[name] for name in names},
@@ -107,31 +108,55 @@ class Store:
             scalars=row.scalars,
             cost=row.cost,
             seed=row.cell.seed,
+            representations={n: tensors[f"panel.{n}"] for n in names if f"panel.{n}" in tensors},
         )
+
+    # splits and outputs ----------------------------------------------------------------------------------------------
 
     def put_split(self, cell: Cell, arrays: Mapping[str, np.ndarray]) -> None:
         """Positions and labels of a cell's split, the same for every method."""
-        path = self._path("splits", cell.split_key, ".safetensors")
+        self._put_arrays("splits", cell.split_key, arrays)
+
+    def split(self, cell: Cell) -> dict[str, np.ndarray]:
+        """Raises UnlearnBenchError when the split of a stored row is missing or damaged."""
+        return self._arrays("splits", cell.split_key, f"; delete {cell.key}.json in rows too")
+
+    def has_outputs(self, key: str) -> bool:
+        return self._path("outputs", key, ".safetensors").exists()
+
+    def put_outputs(self, key: str, arrays: Mapping[str, np.ndarray]) -> None:
+        """Logits ``[n, num_classes]`` of a model on ``"train"`` and ``"test"``, in the order of the dataset."""
+        self._put_arrays("outputs", key, arrays)
+
+    def outputs(self, key: str) -> dict[str, np.ndarray]:
+        return self._arrays("outputs", key)
+
+    def _put_arrays(self, kind: str, key: str, arrays: Mapping[str, np.ndarray]) -> None:
+        path = self._path(kind, key, ".safetensors")
         if not path.exists():
             whole = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
             _write(path, safetensors.numpy.save(whole, {"sha256": _checksum(whole)}))
 
-    def _split(self, row: Row) -> dict[str, np.ndarray]:
-        path = self._path("splits", row.cell.split_key, ".safetensors")
+    def _arrays(self, kind: str, key: str, more: str = "") -> dict[str, np.ndarray]:
+        path = self._path(kind, key, ".safetensors")
         try:
             with safetensors.safe_open(path, "numpy") as file:
                 arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
                 intact = (file.metadata() or {}).get("sha256") == _checksum(arrays)
         except (OSError, safetensors.SafetensorError) as error:
-            raise UnlearnBenchError(f"{path} cannot be read ({error}): delete {row.key}.json and run again") from error
+            raise UnlearnBenchError(f"{path} cannot be read ({error}): delete it and run again{more}") from error
         if not intact:
-            raise UnlearnBenchError(f"{path} is damaged: delete it and {row.key}.json and run again")
+            raise UnlearnBenchError(f"{path} is damaged: delete it and run again{more}")
         return arrays
 
     # scores and plans ------------------------------------------------------------------------------------------------
 
     def put_scores(self, key: str, scores: Mapping[str, Any]) -> None:
         _write_json(self._path("scores", key, ".json"), {n: dataclasses.asdict(s) for n, s in scores.items()})
+
+    def put_bank_scores(self, key: str, found: Mapping[str, Any]) -> None:
+        """What metrics make of the members of a bank: ``values`` by metric, and the ``basis`` they rest on."""
+        _write_json(self._path("scores", key, ".json"), found)
 
     def scores(self, key: str) -> dict[str, Any]:
         return _read_json(self._path("scores", key, ".json")) or {}
@@ -160,11 +185,16 @@ class Store:
                 state, cost = make()
                 content = save({n: t.detach().cpu().contiguous() for n, t in state.items()}, {"cost": json.dumps(cost)})
                 _write(path, content)
+        return self.weights(key)
+
+    def weights(self, key: str) -> tuple[State, dict]:
+        """An artifact that is there. Raises UnlearnBenchError when it is not, or damaged."""
+        path = self._path("artifacts", key, ".safetensors")
         try:
             with safetensors.safe_open(path, "pt") as file:
                 cost = json.loads((file.metadata() or {})["cost"])
                 return {name: file.get_tensor(name) for name in file.keys()}, cost  # noqa: SIM118
-        except (safetensors.SafetensorError, KeyError, ValueError) as error:
+        except (OSError, safetensors.SafetensorError, KeyError, ValueError) as error:
             raise UnlearnBenchError(f"{path} is damaged ({error}): delete it and run again") from error
 
 

@@ -11,7 +11,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from annotated_types import Len
+from annotated_types import Ge, Len
 
 from unlearnbench.registry import build, configure, load, names
 from unlearnbench.spec import Cell, Configured, Plugin, Probe, Recipe, Seed, UnlearnBenchError
@@ -28,14 +28,19 @@ class QuickMode(Configured):
 
 @dataclass(frozen=True)
 class ReportSettings(Configured):
-    """``[report]``: for each of the suite's scenarios the key of the curves of CaMU's authors to show beside ours."""
+    """``[report]``: ``headline`` are the metrics that the suite is read by, fixed before it runs: they lead the tables
+    and must put the controls where they belong (`unlearnbench validate`). ``authors_curves`` gives for each of the
+    suite's scenarios the key of the curves of CaMU's authors to show beside ours."""
 
+    headline: tuple[Label, ...] = ("fa", "ra", "ta", "mia_lr_loss", "avg_gap", "relearn_steps", "seconds")
     authors_curves: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Suite(Configured):
-    """A suite file, key by key. ``split_seeds = "paired"`` gives each seed the split of the same number."""
+    """A suite file, key by key. ``split_seeds = "paired"`` gives each seed the split of the same number. ``bank`` is
+    the number of oracles beside those of the rows, for each scenario and split seed; ``unlearned_bank`` that of the
+    models that each method makes, from as many originals; ``shadows`` that of its shadow runs."""
 
     title: str
     dataset: str | dict[str, Any]
@@ -45,6 +50,9 @@ class Suite(Configured):
     methods: Annotated[dict[Label, dict[str, Any]], Len(1)]
     seeds: Annotated[tuple[Seed, ...], Len(1)] = (0, 1, 2, 3, 4)
     split_seeds: Literal["paired"] | tuple[Seed, ...] = "paired"
+    bank: Annotated[int, Ge(0)] = 0
+    unlearned_bank: Annotated[int, Ge(0)] = 0
+    shadows: Annotated[int, Ge(0)] = 0
     probe: dict[str, Any] = field(default_factory=dict)
     quick: dict[str, Any] = field(default_factory=dict)
     report: dict[str, Any] = field(default_factory=dict)
@@ -70,6 +78,7 @@ class Entry:
     scenario: str
     method: str
     role: str
+    stands_for: str = ""
 
     @property
     def name(self) -> str:
@@ -84,6 +93,9 @@ class Plan:
     title: str
     entries: tuple[Entry, ...]
     report: Mapping[str, Any]
+    bank: int = 0
+    unlearned_bank: int = 0
+    shadows: int = 0
 
     def as_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -91,7 +103,7 @@ class Plan:
     @classmethod
     def from_dict(cls, d: Mapping[str, Any]) -> Plan:
         entries = tuple(Entry(**{**e, "cell": Cell.from_dict(e["cell"])}) for e in d["entries"])
-        return cls(d["suite"], d["title"], entries, d["report"])
+        return cls(**{**d, "entries": entries})
 
 
 def packaged() -> list[str]:
@@ -158,6 +170,8 @@ def _expand(name: str, suite: Suite, options: Options) -> Plan:
         if len(set(numbers)) < len(numbers) or min(numbers) < 0:
             raise UnlearnBenchError(f"seeds {', '.join(map(str, numbers))}: expected different numbers from 0 up")
     report = configure(ReportSettings, suite.report, "report")
+    for metric in report.headline:
+        load("metrics", metric)  # there is one of that name, and it works
     _choose(suite.scenarios, list(report.authors_curves), "scenario of report.authors_curves")
     quick_model = _plugin("models", (configure(QuickMode, suite.quick, "quick").model, {}), {})
     if options.quick:
@@ -175,15 +189,17 @@ def _expand(name: str, suite: Suite, options: Options) -> Plan:
             "scenarios", _named({"name": table.get("scenario", scenario_label), **_without(table, "scenario")}), {}
         )
         for label, method_table in methods.items():
-            method, role = _method(label, method_table, scenario_label, suite, sets.get(label, {}), options.quick)
+            method = _method(label, method_table, scenario_label, suite, sets.get(label, {}), options.quick)
+            kind = load("methods", method.name)
             for split_seed, seed in pairs:
                 cell = Cell(dataset, model, recipe, scenario, method, split_seed, seed, probe, options.quick)
-                entries.append(Entry(cell, scenario_label, label, role))
+                entries.append(Entry(cell, scenario_label, label, kind.role, kind.stands_for))
     if not any(entry.role == "oracle" for entry in entries):
         raise UnlearnBenchError(
             "methods: no oracle among them; every gap is measured against it: add [methods.retrain]"
         )
-    return Plan(name, suite.title, tuple(entries), dataclasses.asdict(report))
+    banks = (0, 0, 0) if options.quick else (suite.bank, suite.unlearned_bank, suite.shadows)
+    return Plan(name, suite.title, tuple(entries), dataclasses.asdict(report), *banks)
 
 
 def _chosen_methods(suite: Suite, chosen: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -222,7 +238,7 @@ def _method_class(label: str, table: Mapping[str, Any]) -> Any:
 
 def _method(
     label: str, table: Mapping[str, Any], scenario: str, suite: Suite, sets: Mapping[str, Any], quick: bool
-) -> tuple[Plugin, str]:
+) -> Plugin:
     """``[methods.LABEL]`` has the parameters, ``[methods.LABEL.in.SCENARIO]`` those of one scenario."""
     by_scenario = table.get("in", {})
     if not isinstance(by_scenario, dict) or not all(isinstance(v, dict) for v in by_scenario.values()):
@@ -233,7 +249,7 @@ def _method(
     plugin = _plugin("methods", (name, params), {})
     if quick and "epochs" in plugin.params:
         plugin = _plugin("methods", (name, params), {"epochs": min(2, plugin.params["epochs"])})
-    return plugin, _method_class(label, table).role
+    return plugin
 
 
 def _plugin(kind: str, named: tuple[str, dict[str, Any]], sets: Mapping[str, Any]) -> Plugin:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from unlearnbench.cost import count_gradients
+from unlearnbench.cost import count_work
 from unlearnbench.data import Counter, Data, Samples, augmentation, derive_seed, generator
 from unlearnbench.models import Classifier, build_model
 from unlearnbench.registry import build
@@ -91,7 +91,7 @@ class Task:
     def fresh_model(self, purpose: str = "fresh model") -> Classifier:
         """The cell's architecture with new weights that depend on the seed and ``purpose``; its gradients count."""
         model = self._fresh(derive_seed(self._seed, purpose))
-        count_gradients(model, self.counter)
+        count_work(model, self.counter)
         return model
 
     def train(self, model: nn.Module, samples: Samples) -> nn.Module:

@@ -1,0 +1,24 @@
+"""Fresh random weights: everything is forgotten, and nothing is left."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from torch import nn
+
+from unlearnbench.spec import Access, Method
+from unlearnbench.task import Task
+
+
+@dataclass(frozen=True)
+class RandomInit(Method):
+    """θu is untrained. A control: a model without use must not pass for an unlearned one."""
+
+    paper: ClassVar[str] = "none: a control"
+    needs: ClassVar[Access] = Access(0)
+    role: ClassVar[Literal["control"]] = "control"
+    stands_for: ClassVar[Literal["useless"]] = "useless"
+
+    def unlearn(self, model: nn.Module, task: Task) -> nn.Module:
+        return task.fresh_model("random weights")

@@ -1,0 +1,844 @@
+"""Inference: closed forms, scipy where it has the test, false alarms by simulation, wrong versions that must fail."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from unlearnbench import inference
+from unlearnbench.inference import (
+    PAIRED,
+    Friedman,
+    bearable,
+    equivalent,
+    friedman,
+    holm,
+    nemenyi_cd,
+    noise_floor,
+    paired_tests,
+    pareto,
+    rank_stability,
+    ranks,
+    sign_flip,
+    variance_components,
+)
+from unlearnbench.results import VALUE_COLUMNS
+from unlearnbench.spec import Empty, Metric
+
+NAN = math.nan
+SHARED = {"suite": "s", "dataset": "digits", "model": "cnn", "quick": False, "device": "cpu", "status": "ok", "key": ""}
+
+
+def metric(name: str, better: Any, **changes: Any) -> Metric:
+    return Metric(name, name.upper(), "%", "utility", better, lambda e, c: 0.0, "", **changes)
+
+
+LOW, HIGH, ORACLE = metric("x", "low"), metric("x", "high"), metric("x", "oracle")
+
+
+def values(blocks: Mapping[str, Mapping[str, Sequence[Any]]], **changes: Any) -> pd.DataFrame:
+    """`Results.values` of a metric x: scenario to method to one value per seed; text is a censored value.
+
+    The method called retrain is the oracle, identity a control. Each seed has its own split.
+    """
+    rows = []
+    for scenario, methods in blocks.items():
+        for method, row in methods.items():
+            for seed, value in enumerate(row):
+                note = value if isinstance(value, str) else ""
+                rows.append(
+                    SHARED
+                    | {"scenario": scenario, "method": method, "split_seed": seed, "seed": seed, "metric": "x"}
+                    | {"role": {"retrain": "oracle", "identity": "control"}.get(method, "method"), "note": note}
+                    | {"value": float(note[1:]) if note else value}
+                    | changes
+                )
+    return pd.DataFrame(rows, columns=VALUE_COLUMNS)
+
+
+def kills(check: Callable[[Any], None], mutant: Any) -> None:
+    """The wrong version must fail the very check that the right one passes."""
+    with pytest.raises(AssertionError):
+        check(mutant)
+
+
+# --- variance components ---------------------------------------------------------------------------------------------
+
+
+def crossed(grid: Sequence[Sequence[float]] | np.ndarray, note: str = "") -> pd.DataFrame:
+    """Values of one method whose rows are split seeds and whose columns are seeds."""
+    cells = [(i, j, value) for i, row in enumerate(grid) for j, value in enumerate(row)]
+    shared = SHARED | {"scenario": "random", "method": "camu", "role": "method", "metric": "x", "note": note}
+    return pd.DataFrame([shared | {"split_seed": i, "seed": j, "value": v} for i, j, v in cells], columns=VALUE_COLUMNS)
+
+
+def only(frame: pd.DataFrame) -> dict[str, Any]:
+    (line,) = frame.to_dict("records")
+    return {str(name): value for name, value in line.items()}
+
+
+def components(grid: Sequence[Sequence[float]] | np.ndarray) -> list[float]:
+    """Variances of split seed, seed and residual."""
+    line = only(variance_components(crossed(grid)))
+    return [line[name] ** 2 for name in ("split_seed", "seed", "residual")]
+
+
+def check_components(fn: Callable[[Any], Sequence[float]]) -> None:
+    # means of rows 1.5, 4.5, of columns 2, 4; mean squares 9, 4 and 1: (9 - 1) / 2, (4 - 1) / 2, 1
+    assert fn([[1, 2], [3, 6]]) == pytest.approx([4, 1.5, 1])
+    # three splits, two seeds: mean squares 6, 0 and 4.5: (6 - 4.5) / 2, below 0, 4.5
+    assert fn([[1, 4], [7, 4], [5.5, 5.5]]) == pytest.approx([0.75, 0, 4.5])
+    assert fn([[0, 1], [1, 0]]) == pytest.approx([0, 0, 1])  # rows and columns agree: both estimates are negative
+    assert fn([[0, 1, 2], [10, 11, 12]]) == pytest.approx([50, 1, 0], abs=1e-9)  # additive: no residual
+
+
+def two_way(grid: Any, *, divide: bool = True, subtract: bool = True, floor: bool = True) -> list[float]:
+    x = np.array(grid, dtype=float)
+    a, b = x.shape
+    rows, columns = x.mean(1), x.mean(0)
+    residual = ((x - rows[:, None] - columns + x.mean()) ** 2).sum() / ((a - 1) * (b - 1))
+    found = []
+    for means, other in ((rows, b), (columns, a)):
+        square = other * means.var(ddof=1) - subtract * residual
+        square = square / (other if divide else 1)
+        found.append(max(0.0, square) if floor else square)
+    return [*found, residual]
+
+
+def test_components_in_closed_form() -> None:
+    check_components(components)
+
+
+@pytest.mark.parametrize("wrong", [{"divide": False}, {"subtract": False}, {"floor": False}])
+def test_wrong_components(wrong: dict[str, bool]) -> None:
+    kills(check_components, lambda grid: two_way(grid, **wrong))
+
+
+def test_swapped_components() -> None:
+    kills(check_components, lambda grid: components(np.transpose(grid)))
+
+
+def test_components_of_many_levels_find_what_was_put_in() -> None:
+    rng = np.random.default_rng(0)
+    grid = 3 * rng.normal(size=(60, 1)) + 1 * rng.normal(size=(1, 60)) + 2 * rng.normal(size=(60, 60))
+    line = only(variance_components(crossed(grid)))
+    assert line["split_seed"] == pytest.approx(3, rel=0.15)
+    assert line["seed"] == pytest.approx(1, rel=0.2)
+    assert line["residual"] == pytest.approx(2, rel=0.03)
+    assert line["n"] == 3600
+
+
+def test_shares_are_of_variances() -> None:
+    line = only(variance_components(crossed([[1, 2], [3, 6]])))
+    assert (line["split_seed_share"], line["seed_share"]) == pytest.approx((4 / 6.5, 1.5 / 6.5))
+    assert (line["n"], line["note"]) == (4, "")
+    shifted = only(variance_components(crossed([[-199, -198], [-197, -194]])))
+    assert shifted["split_seed_share"] == pytest.approx(4 / 6.5)
+
+
+def test_equal_values_have_no_shares() -> None:
+    line = only(variance_components(crossed([[0.1] * 3] * 3)))
+    assert [line[name] for name in ("split_seed", "seed", "residual")] == [0, 0, 0]
+    assert math.isnan(line["seed_share"])
+    assert line["note"] == "all values are equal"
+
+
+GRID = crossed([[1, 2], [3, 6]])
+
+
+@pytest.mark.parametrize(
+    ("frame", "n", "note"),
+    [
+        (values({"random": {"camu": [1, 2, 3]}}), 3, PAIRED),
+        (values({"random": {"camu": [1, NAN, 3]}}), 2, PAIRED),
+        (values({"random": {"camu": [1]}}), 1, "there is a single run"),
+        (crossed([[1, 2, 3]]), 3, "there is one split seed alone: its effect cannot be seen"),
+        (crossed([[1], [2]]), 2, "there is one seed alone: its effect cannot be seen"),
+        (GRID.iloc[:3], 3, "the design is incomplete: 3 of 4 runs have an exact value"),
+        (crossed([[1, 2], [3, NAN]]), 3, "the design is incomplete: 3 of 4 runs have an exact value"),
+        (crossed([[1, 2], [3, 4]], note=">4"), 0, "the design is incomplete: 0 of 4 runs have an exact value"),
+        (pd.concat([GRID, GRID.assign(model="vgg")]), 4, "there are several values for the same two seeds"),
+        (GRID.assign(seed=[0, 1, 2, 3]), 4, "the design is incomplete: 4 of 8 runs have an exact value"),  # nested
+    ],
+)
+def test_designs_that_tell_nothing_say_why(frame: pd.DataFrame, n: int, note: str) -> None:
+    line = only(variance_components(frame))
+    assert (line["n"], line["note"]) == (n, note)
+    assert all(math.isnan(line[name]) for name in ("split_seed", "seed", "residual", "split_seed_share", "seed_share"))
+
+
+def test_components_of_each_method_and_metric_in_order() -> None:
+    frames = [GRID.assign(method=m, metric=name) for m in ("zeta", "alpha") for name in ("x", "y")]
+    found = variance_components(pd.concat(frames))
+    assert list(zip(found["method"], found["metric"], strict=True)) == [
+        ("zeta", "x"), ("zeta", "y"), ("alpha", "x"), ("alpha", "y"),
+    ]  # fmt: skip
+    assert len(variance_components(GRID.iloc[:0])) == 0
+    assert only(variance_components(GRID.sample(frac=1, random_state=1)))["split_seed"] == pytest.approx(2)
+
+
+# --- noise floor -----------------------------------------------------------------------------------------------------
+
+
+def check_floor(fn: Callable[[list[list[float]]], float | Empty]) -> None:
+    assert fn([[0, 1]]) == 1
+    assert fn([[5, 2]]) == 3
+    assert fn([[0, 1], [100, 101]]) == 1  # pairs stay within their group
+    # distances 1, 3, 2: the 95th percentile lies .9 of the way from 2 to 3
+    assert fn([[0, 1, 3]]) == pytest.approx(2.9)
+    assert fn([[0.5, 0.5, 0.5]]) == 0
+
+
+def floor(
+    groups: list[list[float]], share: float = 0.95, across: bool = False, signed: bool = False, selves: bool = False
+) -> float:
+    groups = [list(itertools.chain.from_iterable(groups))] if across else groups
+    pairs = itertools.combinations_with_replacement if selves else itertools.combinations
+    found = [b - a if signed else abs(a - b) for group in groups for a, b in pairs(group, 2)]
+    return float(np.quantile(found, share))
+
+
+def test_noise_floor_in_closed_form() -> None:
+    check_floor(noise_floor)
+
+
+@pytest.mark.parametrize("wrong", [{"share": 1.0}, {"across": True}, {"signed": True}, {"selves": True}])
+def test_wrong_noise_floors(wrong: dict[str, Any]) -> None:
+    kills(check_floor, lambda groups: floor(groups, **wrong))
+
+
+def test_noise_floor_of_many_normal_retrainings_is_that_of_their_differences() -> None:
+    x = np.random.default_rng(0).normal(size=400)
+    assert noise_floor([x]) == pytest.approx(1.959964 * 2**0.5, rel=0.05)
+    assert noise_floor([x + 9]) == pytest.approx(noise_floor([x[::-1]]))
+
+
+@pytest.mark.parametrize("groups", [[], [[]], [[1.0]], [[1.0], [2.0]], [[1.0, NAN]]])
+def test_without_a_pair_there_is_no_noise_floor(groups: list[list[float]]) -> None:
+    assert noise_floor(groups) == Empty("small_bank", "no two retrained on the same split")
+
+
+def test_empty_values_drop_out_of_the_noise_floor() -> None:
+    assert noise_floor([[0, NAN, 4]]) == 4
+
+
+# --- equivalence -----------------------------------------------------------------------------------------------------
+
+GAPS = [0.2, -0.1, 0.4, 0.1, 0.3]
+
+
+def check_equivalent(fn: Callable[[Sequence[float], float], float]) -> None:
+    for gaps in (GAPS, [-g for g in GAPS], [1.0, 1.2, 0.9]):
+        for margin in (0.0, 0.3, 1.0):
+            above = stats.ttest_1samp(gaps, -margin, alternative="greater").pvalue
+            below = stats.ttest_1samp(gaps, margin, alternative="less").pvalue
+            assert fn(gaps, margin) == pytest.approx(max(above, below), rel=1e-9)
+    assert fn([0.0, 10.0], 1.0) > 0.05  # far from significant, and far from equivalent
+
+
+def test_equivalence_is_two_one_sided_t_tests() -> None:
+    check_equivalent(equivalent)
+    # mean .18, standard error .0860233, t = .32 / .0860233 = 3.719925 with 4 degrees of freedom
+    assert equivalent(GAPS, 0.5) == pytest.approx(0.0102379, abs=1e-7)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda gaps, margin: min(
+            stats.ttest_1samp(gaps, -margin, alternative="greater").pvalue,
+            stats.ttest_1samp(gaps, margin, alternative="less").pvalue,
+        ),
+        lambda gaps, margin: max(stats.ttest_1samp(gaps, -margin).pvalue, stats.ttest_1samp(gaps, margin).pvalue),
+        lambda gaps, margin: 1 - stats.ttest_1samp(gaps, 0).pvalue,  # "no significant difference"
+        lambda gaps, margin: float(stats.norm.sf((margin - abs(np.mean(gaps))) / stats.sem(gaps))),
+        lambda gaps, margin: float(stats.t.sf((margin - abs(np.mean(gaps))) / np.std(gaps, ddof=1), len(gaps) - 1)),
+    ],
+    ids=["min", "two-sided", "not significant", "normal", "no root n"],
+)
+def test_wrong_equivalences(wrong: Callable[[Sequence[float], float], float]) -> None:
+    kills(check_equivalent, wrong)
+
+
+def test_equivalence_falls_with_the_margin_and_ignores_the_sign() -> None:
+    found = [equivalent(GAPS, margin) for margin in (0.0, 0.1, 0.2, 0.5, 2.0)]
+    assert found == sorted(found, reverse=True)
+    assert found[0] >= 0.5
+    assert found[-1] < 0.001
+    assert equivalent(GAPS, 0.5) == pytest.approx(equivalent([-gap for gap in GAPS], 0.5))
+
+
+@pytest.mark.parametrize(
+    ("gaps", "margin", "p"),
+    [
+        ([0.1] * 5, 0.2, 0.0),
+        ([-0.1] * 5, 0.2, 0.0),
+        ([0.2] * 5, 0.2, 1.0),
+        ([-0.3] * 5, 0.2, 1.0),
+        ([0.0] * 5, 0.0, 1.0),
+        ([0.0, NAN, 0.0], 0.1, 0.0),
+    ],
+)
+def test_gaps_without_variance_decide_at_once(gaps: list[float], margin: float, p: float) -> None:
+    assert equivalent(gaps, margin) == p
+
+
+@pytest.mark.parametrize("gaps", [[], [0.0], [0.0, NAN]])
+def test_one_gap_shows_nothing(gaps: list[float]) -> None:
+    assert math.isnan(equivalent(gaps, 1.0))
+
+
+@pytest.mark.parametrize("margin", [-1.0, NAN])
+def test_a_margin_is_a_number_from_0_on(margin: float) -> None:
+    with pytest.raises(ValueError, match="the margin is"):
+        equivalent(GAPS, margin)
+
+
+def test_at_the_margin_one_in_twenty_passes_for_equivalent() -> None:
+    rng = np.random.default_rng(0)
+    passed = [equivalent(rng.normal(1.0, 0.2, size=8), 1.0) < 0.05 for _ in range(2000)]
+    assert np.mean(passed) == pytest.approx(0.05, abs=0.012)
+
+
+# --- sign flips, Holm ------------------------------------------------------------------------------------------------
+
+
+def check_sign_flip(fn: Callable[[Sequence[float]], float]) -> None:
+    assert fn([1, 2, 3, 4, 5]) == 0.0625  # 2 of 32
+    assert fn([-1, -2, -3, -4, -5]) == 0.0625
+    assert fn([1, 2, -3]) == 1.0  # a sum of 0
+    assert fn([1, 2, 4, -1]) == 0.375  # of sums with |.| >= 6: ±8, ±6 twice; 6 of 16
+    assert fn([0.1, 0.2, 0.3, -0.1]) == 0.375  # with |.| >= .5: ±.7, ±.5 twice; the same sums in another order
+    assert fn([5, 6, 7, -8]) == 0.625  # with |.| >= 10: those that turn nothing or one of 5, 6, 7, 8; 10 of 16
+    assert fn([3.0]) == 1.0
+    assert fn([0.0, 0.0]) == 1.0
+
+
+def flips(d: Sequence[float], *, two_sided: bool = True, strict: bool = False, own: int = 0) -> float:
+    sums = np.array(
+        [sum(s * x for s, x in zip(signs, d, strict=True)) for signs in itertools.product([1, -1], repeat=len(d))]
+    )
+    sums, seen = (np.abs(sums), abs(sum(d))) if two_sided else (sums, sum(d))
+    return float(((sums > seen + 1e-9 if strict else sums >= seen - 1e-9).sum() + own) / (len(sums) + own))
+
+
+def test_sign_flips_in_closed_form() -> None:
+    check_sign_flip(sign_flip)
+    check_sign_flip(flips)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda d: flips(d, two_sided=False),
+        lambda d: flips(d, strict=True),
+        lambda d: flips(d, own=1),
+        lambda d: stats.ttest_1samp(d, 0).pvalue,
+        lambda d: stats.wilcoxon(d).pvalue,
+    ],
+    ids=["one-sided", "strictly larger", "itself twice", "t test", "Wilcoxon"],
+)
+@pytest.mark.filterwarnings("ignore")
+def test_wrong_sign_flips(wrong: Callable[[Sequence[float]], float]) -> None:
+    kills(check_sign_flip, wrong)
+
+
+@pytest.mark.parametrize("n", [3, 6, 9])
+def test_sign_flips_agree_with_scipy(n: int) -> None:
+    rng = np.random.default_rng(n)
+    for shift in (0.0, 0.5, 2.0):
+        d = rng.normal(shift, size=n)
+        theirs = stats.permutation_test((d,), np.mean, permutation_type="samples", n_resamples=np.inf)
+        assert sign_flip(d) == pytest.approx(theirs.pvalue)
+
+
+def test_many_differences_are_drawn_and_close_to_the_exact_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    d = np.random.default_rng(2).normal(0.4, size=14)
+    exact = sign_flip(d)
+    monkeypatch.setattr(inference, "EXACT_UP_TO", 3)
+    drawn = sign_flip(d)
+    assert 0.01 < exact < 0.5
+    assert drawn != exact
+    assert drawn == pytest.approx(exact, abs=0.012)
+    assert drawn == sign_flip(d)
+    assert drawn != sign_flip(d, seed=1)
+
+
+def test_drawn_signs_never_give_0() -> None:
+    assert sign_flip(np.ones(40)) == 1 / 20_001
+
+
+def test_equal_methods_give_false_alarms_at_the_nominal_rate() -> None:
+    rng = np.random.default_rng(0)
+    p = np.array([sign_flip(rng.standard_t(3, size=10)) for _ in range(2000)])
+    assert np.mean(p < 0.05) == pytest.approx(0.05, abs=0.012)
+
+
+def check_holm(fn: Callable[[Sequence[float], int], Any]) -> None:
+    assert list(fn([0.01, 0.04, 0.03, 0.005], 4)) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert list(fn([0.02, 0.021], 2)) == pytest.approx([0.04, 0.04])
+    assert list(fn([0.5, 0.9], 2)) == [1.0, 1.0]
+    assert list(fn([0.01, 0.02], 6)) == pytest.approx([0.06, 0.1])
+    assert list(fn([], 3)) == []
+
+
+def stepped(p: Sequence[float], m: int, *, down: bool = True, monotone: bool = True, bonferroni: bool = False) -> Any:
+    order = sorted(range(len(p)), key=lambda i: p[i])
+    raw = [p[i] * (m if bonferroni else m - rank) for rank, i in enumerate(order)]
+    if monotone and down:
+        raw = list(itertools.accumulate(raw, max))
+    elif monotone:
+        raw = list(itertools.accumulate(raw[::-1], min))[::-1]
+    found = dict(zip(order, raw, strict=True))
+    return [min(1.0, found[i]) for i in range(len(p))]
+
+
+def test_holm_in_closed_form() -> None:
+    check_holm(holm)
+    check_holm(stepped)
+
+
+@pytest.mark.parametrize("wrong", [{"down": False}, {"monotone": False}, {"bonferroni": True}])
+def test_wrong_holms(wrong: dict[str, bool]) -> None:
+    kills(check_holm, lambda p, m: stepped(p, m, **wrong))
+
+
+@settings(deadline=None)
+@given(st.lists(st.floats(0, 1), max_size=12), st.integers(0, 5))
+def test_holm_lies_between_the_p_and_bonferroni_in_the_same_order(p: list[float], more: int) -> None:
+    m = len(p) + more
+    found = holm(p, m)
+    assert all(a <= c <= min(1.0, m * a) + 1e-12 for a, c in zip(p, found, strict=True) if m)
+    for (a, c), (b, d) in itertools.combinations(zip(p, found, strict=True), 2):
+        assert a == b or (a < b) == (c < d) or c == d
+
+
+def check_bearable(fn: Callable[[int], int]) -> None:
+    assert [fn(n) for n in (0, 1, 2, 5, 6, 8, 10, 12)] == [0, 0, 0, 0, 1, 6, 25, 102]
+
+
+def test_how_many_comparisons_the_seeds_bear() -> None:
+    check_bearable(bearable)
+    assert bearable(17) == bearable(100) == 1000
+
+
+@pytest.mark.parametrize("wrong", [lambda n: int(0.05 * 2**n), lambda n: int(0.05 * 2 ** (n - 1)) + 1])
+def test_wrong_counts_of_comparisons(wrong: Callable[[int], int]) -> None:
+    kills(check_bearable, wrong)
+
+
+# --- paired tests ----------------------------------------------------------------------------------------------------
+
+
+def spread(center: float, n: int, seed: int) -> list[float]:
+    return list(center + np.random.default_rng(seed).normal(size=n))
+
+
+def block(n: int, methods: int, step: float = 10.0) -> Mapping[str, Mapping[str, Sequence[Any]]]:
+    return {"class-0": {f"m{i}": spread(step * i, n, i) for i in range(methods)}}
+
+
+@pytest.mark.parametrize(
+    ("n", "methods", "against", "tested"),
+    [
+        (5, 2, None, False),
+        (8, 4, None, True),  # 6 pairs of methods
+        (8, 5, None, False),  # 10
+        (10, 7, None, True),  # 21
+        (10, 8, None, False),  # 28
+        (12, 14, None, True),  # 91
+        (8, 7, "m0", True),  # 6 comparisons with a method named beforehand
+        (8, 8, "m0", False),
+        (10, 26, "m0", True),
+        (10, 27, "m0", False),
+    ],
+)
+def test_too_few_seeds_are_said_not_tested(n: int, methods: int, against: str | None, tested: bool) -> None:
+    found = paired_tests(values(block(n, methods)), LOW, against)
+    assert len(found) == methods - 1
+    assert set(found["best"]) == {"m0"}
+    assert found["p"].notna().all() == found["p_holm"].notna().all() == tested
+    assert found["p"].isna().all() != tested
+    assert found["note"].str.startswith("too few seeds to test: ").all() != tested
+    if tested:
+        assert (found["p"] == 2 / 2**n).all()
+        assert (found["p_holm"] < 0.05).all()
+
+
+def test_a_line_of_the_paired_tests() -> None:
+    blocks = {"random": {"b": [1, 2, 3, 4, 5, 6.0], "a": [0.5, 1.5, 2.0, 3.0, 4.0, 4.0]}}
+    assert only(paired_tests(values(blocks), LOW)) == {
+        "dataset": "digits", "scenario": "random", "metric": "x", "best": "a", "method": "b", "n": 6,
+        "difference": 1.0, "p": 0.03125, "p_holm": 0.03125, "note": "",
+    }  # fmt: skip
+    assert only(paired_tests(values(blocks), HIGH))["best"] == "b"
+    assert only(paired_tests(values(blocks), LOW, against="b"))["difference"] == -1.0
+
+
+def test_the_best_is_nearest_the_oracle_seed_by_seed() -> None:
+    """zigzag hits the oracle on average, near misses it a little in each run: near is the best."""
+    oracle = [10.0, 20, 30, 40, 50, 60]
+    zigzag = [x + 5 * (-1) ** i for i, x in enumerate(oracle)]
+    near = [x + 1 for x in oracle]
+    blocks = {"random": {"retrain": oracle, "zigzag": zigzag, "near": near, "identity": oracle}}
+    line = only(paired_tests(values(blocks), ORACLE))
+    assert (line["best"], line["method"], line["difference"], line["p"]) == ("near", "zigzag", 4.0, 0.03125)
+    # a ratio to the oracle, which has a value of its own, is no exception
+    assert only(paired_tests(values(blocks), metric("x", "oracle", needs={"oracle": 1})))["best"] == "near"
+
+
+def test_pairs_are_runs_with_the_same_seeds_in_any_order() -> None:
+    a = [1.0, 2, 3, 4, 5, 6, 70]
+    blocks = {"random": {"a": a, "b": [x + 0.5 for x in a], "c": [80.0, 1, 2, 3, 4, 5, 6]}}
+    frame = values(blocks)
+    first = paired_tests(frame, LOW, against="a").set_index("method")
+    second = paired_tests(frame.sample(frac=1, random_state=4), LOW, against="a").set_index("method")
+    columns = ["n", "difference", "p", "p_holm"]
+    pd.testing.assert_frame_equal(first[columns].loc[["b", "c"]], second[columns].loc[["b", "c"]])
+    assert first["p"].to_dict() == {"b": 2 / 2**7, "c": 1.0}
+    split = frame.assign(split_seed=frame["split_seed"].where(frame["method"] == "a", 9))
+    assert set(paired_tests(split, LOW, against="a")["n"]) == {0}  # the seed alone does not make the pair
+
+
+def test_a_missing_or_censored_run_drops_its_pair_and_bars_from_being_the_best() -> None:
+    full = [10.0 + i for i in range(7)]
+    blocks: Mapping[str, Mapping[str, Sequence[Any]]] = {
+        "random": {"full": full, "torn": [0, 1, 2, 3, 4, 5, NAN], "cut": [0, 1, 2, 3, 4, 5, ">6"], "none": [NAN] * 7}
+    }
+    found = paired_tests(values(blocks), LOW).set_index("method")
+    assert set(found["best"]) == {"full"}
+    assert found["n"].to_dict() == {"torn": 6, "cut": 6}
+    assert found["note"].to_dict() == dict.fromkeys(
+        ["torn", "cut"], "too few seeds to test: 6 bear 1 comparisons, not 3"
+    )
+
+
+def test_where_no_method_is_complete_there_is_no_best() -> None:
+    found = paired_tests(values({"random": {"a": [1, NAN, 3], "b": [NAN, 2, 3]}}), LOW)
+    assert list(found["note"]) == ["no method has a value in every run"] * 2
+    absent = paired_tests(values({"random": {"a": [1.0, 2], "b": [1.0, 2]}}), LOW, against="zeta")
+    assert list(absent["note"]) == ["the method to compare with has no value"] * 2
+
+
+def test_holm_is_applied_within_each_block() -> None:
+    names = {"a": spread(0, 10, 0), "b": spread(0.5, 10, 1), "c": spread(1, 10, 2), "d": spread(5, 10, 3)}
+    found = paired_tests(values({"one": names, "two": names}), LOW)
+    one, two = (found[found["scenario"] == name].reset_index(drop=True) for name in ("one", "two"))
+    pd.testing.assert_frame_equal(one.drop(columns="scenario"), two.drop(columns="scenario"))
+    assert list(one["p_holm"]) == pytest.approx(stepped(list(one["p"]), 6))
+
+
+def test_equal_methods_show_a_difference_in_at_most_one_block_of_twenty() -> None:
+    """Corrected for the k - 1 comparisons alone, the best of seven would beat its equals in every tenth block."""
+    rng = np.random.default_rng(0)
+    blocks = {f"s{i}": {f"m{j}": list(rng.normal(size=10)) for j in range(7)} for i in range(250)}
+    found = paired_tests(values(blocks), LOW)
+    assert (found.groupby("scenario")["p_holm"].min() < 0.05).mean() <= 0.05
+    assert (6 * found.groupby("scenario")["p"].min() < 0.05).mean() >= 0.08
+
+
+def test_no_values_no_lines() -> None:
+    assert len(paired_tests(values({}), LOW)) == 0
+    assert len(paired_tests(values({}), ORACLE)) == 0
+    assert len(paired_tests(values({"random": {"a": [1.0]}}), LOW)) == 0
+
+
+def test_two_values_of_one_run_are_an_error() -> None:
+    frame = values({"random": {"a": [1.0, 2.0]}})
+    with pytest.raises(ValueError, match="several values of a in one run of digits random"):
+        ranks(pd.concat([frame, frame]), LOW)
+
+
+# --- ranks -----------------------------------------------------------------------------------------------------------
+
+TWO_BLOCKS: Mapping[str, Mapping[str, Sequence[Any]]] = {
+    "one": {"a": [1, 1, 10], "b": [2, 2, 2], "c": [3, 3, 3], "identity": [0, 0, 0]},
+    "two": {"a": [1, 1, 1], "b": [1, 0, 2], "c": [0, 0, 0], "identity": [0, 0, 0]},
+}
+
+
+def check_ranks(fn: Callable[[pd.DataFrame, Metric], pd.DataFrame]) -> None:
+    """Blocks of means 4, 2, 3 and 1, 1, 0."""
+    frame = values(TWO_BLOCKS)
+    assert fn(frame, LOW).to_numpy().tolist() == [[3, 1, 2], [2.5, 2.5, 1]]
+    assert fn(frame, HIGH).to_numpy().tolist() == [[1, 3, 2], [1.5, 1.5, 3]]
+    oracle = {"retrain": [4.0, 6.0], "over": [7.0, 9.0], "under": [3.0, 5.0], "zigzag": [2.0, 8.0]}
+    assert fn(values({"one": oracle}), ORACLE).to_numpy().tolist() == [[3, 1, 2]]
+
+
+def ranked(
+    frame: pd.DataFrame, metric: Metric, *, seeds_first: bool = True, mean_gap: bool = False, ties: str = "average",
+    controls: bool = False,
+) -> pd.DataFrame:  # fmt: skip
+    frame = frame.copy()
+    if metric.better == "oracle":
+        oracle = frame[frame["role"] == "oracle"].set_index("seed")["value"]
+        frame["value"] -= frame["seed"].map(oracle)
+        frame["value"] = frame["value"] if mean_gap else frame["value"].abs()
+    frame["value"] *= -1 if metric.better == "high" else 1
+    frame = frame[frame["role"].isin(["method", "control"] if controls else ["method"])]
+    order, by = frame["method"].unique(), ["scenario", "method"]
+    if seeds_first:
+        means = frame.groupby(by)["value"].mean().abs() if mean_gap else frame.groupby(by)["value"].mean()
+        return means.unstack()[order].rank(axis=1, method=ties)  # type: ignore[arg-type]
+    per_seed = frame.pivot(index=["scenario", "seed"], columns="method", values="value")[order].rank(axis=1)
+    return per_seed.groupby("scenario").mean()
+
+
+def test_ranks_in_closed_form() -> None:
+    check_ranks(lambda frame, metric: ranks(frame, metric).table)
+    check_ranks(ranked)
+    table = ranks(values(TWO_BLOCKS), LOW).table
+    assert list(table.index) == [("digits", "one"), ("digits", "two")]
+    assert list(table.columns) == ["a", "b", "c"]
+
+
+def test_ranks_do_not_depend_on_the_order_of_lines() -> None:
+    blocks = {f"s{i}": {m: spread(0.2 * j, 3, 10 * i + j) for j, m in enumerate("abcde")} for i in range(6)}
+    frame = values(blocks)
+    once = ranks(frame, LOW).table
+    for seed in range(5):
+        again = ranks(frame.sample(frac=1, random_state=seed), LOW).table
+        pd.testing.assert_frame_equal(once, again.loc[once.index, once.columns])
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"seeds_first": False}, {"mean_gap": True}, {"ties": "min"}, {"ties": "first"}, {"controls": True}]
+)
+def test_wrong_ranks(wrong: dict[str, Any]) -> None:
+    kills(check_ranks, lambda frame, metric: ranked(frame, metric, **wrong))
+
+
+def test_only_methods_with_a_value_in_every_run_are_ranked_and_the_others_are_named() -> None:
+    blocks: Mapping[str, Mapping[str, Sequence[Any]]] = {
+        "one": {"a": [1, 1], "torn": [0, NAN], "cut": [0, 0], "b": [2, 2], "none": [NAN, NAN]},
+        "two": {"a": [1, 1], "torn": [0, 0], "cut": [0, ">9"], "b": [2, 2]},
+        "empty": {"a": [NAN, NAN], "b": [NAN, NAN]},
+    }
+    found = ranks(values(blocks), LOW)
+    assert found.table.to_numpy().tolist() == [[1, 2], [1, 2]]
+    assert found.left_out == {
+        "torn": "without a value in digits one (1 of 2 runs)",
+        "cut": "without a value in digits two (1 of 2 runs)",
+        "none": "without a value in digits one (2 of 2 runs), digits two (2 of 2 runs)",
+    }
+
+
+def test_nothing_to_rank() -> None:
+    for frame in (values({}), values({"one": {"a": [NAN]}}), values({"one": {"a": [1, NAN], "b": [NAN, 1]}})):
+        found = ranks(frame, LOW)
+        assert found.table.shape[1] == 0
+        assert set(found.left_out) == set(frame["method"])
+        assert len(rank_stability(frame, LOW)) == 0
+        assert isinstance(friedman(found.table), Empty)
+
+
+def test_scores_that_differ_by_rounding_are_equal() -> None:
+    blocks = {"one": {"a": [0.1, 0.2, 0.3], "b": [0.3, 0.2, 0.1], "c": [0.3, 0.1, 0.2]}}
+    assert ranks(values(blocks), LOW).table.to_numpy().tolist() == [[2, 2, 2]]
+
+
+def table(rows: Any) -> pd.DataFrame:
+    return pd.DataFrame(stats.rankdata(rows, axis=1))
+
+
+def check_friedman(fn: Callable[[pd.DataFrame], Any]) -> None:
+    # 12 / (4·3·4) · (4² + 8² + 12²) - 3·4·4 = 8, with 2 degrees of freedom: exp(-4)
+    statistic, p = fn(table([[1, 2, 3]] * 4))
+    assert statistic == pytest.approx(8)
+    assert p == pytest.approx(0.01831564)
+    statistic, p = fn(table([[1, 2, 3], [3, 2, 1]]))
+    assert statistic == pytest.approx(0, abs=1e-9)
+    assert p == pytest.approx(1)
+
+
+def test_friedman_in_closed_form() -> None:
+    check_friedman(friedman)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [lambda t: stats.friedmanchisquare(*t.to_numpy()), lambda t: stats.kruskal(*t.to_numpy().T)],
+    ids=["transposed", "unblocked"],
+)
+@pytest.mark.filterwarnings("ignore")
+def test_wrong_friedmans(wrong: Callable[[pd.DataFrame], Any]) -> None:
+    def check(fn: Callable[[pd.DataFrame], Any]) -> None:
+        try:
+            check_friedman(fn)
+        except ValueError as error:
+            raise AssertionError from error
+
+    kills(check, wrong)
+
+
+def test_friedman_is_scipys_on_the_scores_themselves() -> None:
+    scores = np.random.default_rng(0).integers(0, 4, size=(9, 5))
+    theirs = stats.friedmanchisquare(*scores.T)
+    assert friedman(table(scores)) == pytest.approx((theirs.statistic, theirs.pvalue))
+
+
+@pytest.mark.parametrize("shape", [(5, 2), (1, 5), (0, 0)])
+def test_friedman_needs_three_methods_and_two_blocks(shape: tuple[int, int]) -> None:
+    found = friedman(pd.DataFrame(np.ones(shape)))
+    assert isinstance(found, Empty)
+    assert found.reason == "too_few"
+
+
+def test_methods_that_tie_everywhere_do_not_differ() -> None:
+    assert friedman(table(np.ones((3, 4)))) == Friedman(0.0, 1.0)
+
+
+def check_cd(fn: Callable[[int, int], float]) -> None:
+    # table 5(a) of the article: q of 1.960, 2.343, 2.728 and 3.164; there the CD of 4 methods, 14 blocks is 1.25
+    for k, q in ((2, 1.960), (3, 2.343), (5, 2.728), (10, 3.164)):
+        assert fn(k, 1) == pytest.approx(q * math.sqrt(k * (k + 1) / 6), rel=4e-4)
+    assert fn(4, 14) == pytest.approx(1.25, abs=0.005)
+    assert fn(38, 10) == pytest.approx(19.2, abs=0.05)
+    assert fn(5, 2) == pytest.approx(4.31, abs=0.005)
+
+
+def test_nemenyis_critical_difference() -> None:
+    check_cd(nemenyi_cd)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda k, n: nemenyi_cd(k, n) * 2**0.5,
+        lambda k, n: nemenyi_cd(k, n) / 2**0.5,
+        lambda k, n: nemenyi_cd(k, 1) / n,
+        lambda k, n: nemenyi_cd(k, n, alpha=0.1),
+        lambda k, n: stats.norm.ppf(0.975) * math.sqrt(k * (k + 1) / (6 * n)),
+        lambda k, n: stats.norm.ppf(1 - 0.025 / (k - 1)) * math.sqrt(k * (k + 1) / (6 * n)),  # Bonferroni-Dunn
+        lambda k, n: (
+            stats.studentized_range.ppf(0.95, k, max(1, k * (n - 1))) / 2**0.5 * math.sqrt(k * (k + 1) / 6 / n)
+        ),
+    ],
+)
+def test_wrong_critical_differences(wrong: Callable[[int, int], float]) -> None:
+    kills(check_cd, wrong)
+
+
+@pytest.mark.parametrize(("methods", "blocks"), [(1, 5), (0, 0), (3, 0)])
+def test_there_is_no_critical_difference_of_one_method_or_no_block(methods: int, blocks: int) -> None:
+    with pytest.raises(ValueError, match="expected at least 2 in 1"):
+        nemenyi_cd(methods, blocks)
+
+
+def test_friedman_and_nemenyi_raise_false_alarms_at_their_rates() -> None:
+    scores = np.random.default_rng(0).normal(size=(1000, 20, 5))
+    drawn = stats.rankdata(scores, axis=2)
+    means = drawn.mean(axis=1)
+    assert np.mean(np.ptp(means, axis=1) >= nemenyi_cd(5, 20)) == pytest.approx(0.05, abs=0.02)
+    found = [friedman(pd.DataFrame(one)) for one in drawn]
+    assert np.mean([test.p < 0.05 for test in found if isinstance(test, Friedman)]) == pytest.approx(0.045, abs=0.02)
+
+
+# --- stability -------------------------------------------------------------------------------------------------------
+
+
+def test_a_clear_order_is_stable_and_a_draw_is_not() -> None:
+    clear = rank_stability(values(block(5, 3)), LOW, draws=200)
+    assert list(clear.index) == ["m0", "m1", "m2"]
+    assert clear.to_numpy().tolist() == [[1, 1, 1, 1], [2, 2, 2, 0], [3, 3, 3, 0]]
+    even = rank_stability(values({"one": {"b": [0, 1, 0, 1], "a": [1, 0, 1, 0], "c": [5, 5, 5, 5]}}), LOW)
+    assert list(even.index) == ["b", "a", "c"]
+    assert even["mean"].tolist() == [1.5, 1.5, 3]
+    assert even[["low", "high"]].to_numpy().tolist() == [[1, 2], [1, 2], [3, 3]]
+    assert even["first"].tolist() == pytest.approx([0.5, 0.5, 0], abs=0.05)
+    assert even["first"].sum() == pytest.approx(1)
+
+
+def test_the_interval_of_two_runs_has_the_probabilities_of_their_resamples() -> None:
+    """Of (0, 3) against (1, 1): resamples 0, 1.5 and 3 with .25, .5, .25, so the first is first in a quarter."""
+    found = rank_stability(values({"one": {"a": [0, 3], "b": [1, 1]}}), LOW, draws=4000)
+    assert found["first"].to_dict() == pytest.approx({"b": 0.75, "a": 0.25}, abs=0.03)
+    # (5, 5, 5) alone makes a the second, 1 resample of 27: more than 2.5% and less than 5%
+    rare = rank_stability(values({"one": {"a": [5, 0, 0], "b": [4, 4, 4]}}), LOW, draws=4000)
+    assert rare.to_numpy() == pytest.approx(np.array([[1, 1, 2, 26 / 27], [2, 1, 2, 1 / 27]]), abs=0.01)
+
+
+def test_runs_of_a_block_are_resampled_together() -> None:
+    """a beats b by the same margin in every run, though runs differ far more than the methods."""
+    runs = [0.0, 100, 200, 300, 400]
+    found = rank_stability(values({"one": {"a": runs, "b": [x + 1 for x in runs]}}), LOW, draws=200)
+    assert found["first"].to_dict() == {"a": 1, "b": 0}
+
+
+def test_blocks_are_resampled_apart_and_narrow_the_interval() -> None:
+    rng = np.random.default_rng(0)
+    blocks = {f"s{i}": {m: list(rng.normal(size=5)) for m in "abcd"} for i in range(30)}
+    one, many = (rank_stability(values(dict(itertools.islice(blocks.items(), n))), LOW) for n in (1, 30))
+    assert (many["high"] - many["low"]).max() < (one["high"] - one["low"]).min()
+    assert (many["low"] < many["high"]).all()
+
+
+def test_draws_follow_from_the_seed_and_not_from_the_order_of_lines() -> None:
+    frame = values({"one": {m: spread(0.3 * i, 5, i) for i, m in enumerate("abc")}})
+    first = rank_stability(frame, LOW)
+    pd.testing.assert_frame_equal(first, rank_stability(frame, LOW))
+    shuffled = rank_stability(frame.sample(frac=1, random_state=0), LOW)
+    pd.testing.assert_frame_equal(first, shuffled.loc[first.index])
+    assert not first.equals(rank_stability(frame, LOW, seed=1))
+
+
+def test_one_run_has_no_interval() -> None:
+    found = rank_stability(values({"one": {"a": [1.0], "b": [2.0]}, "two": {"a": [1.0, 1], "b": [2.0, 2]}}), LOW)
+    assert found["mean"].tolist() == [1, 2]
+    assert found[["low", "high", "first"]].isna().all(axis=None)
+
+
+# --- pareto ----------------------------------------------------------------------------------------------------------
+
+
+def check_pareto(fn: Callable[[np.ndarray], Iterable[bool]]) -> None:
+    points = np.array([[1, 9], [2, 4], [3, 4], [2, 5], [9, 1], [9, 1], [10, 1], [5, 5]], dtype=float)
+    assert list(fn(points)) == [True, True, False, False, True, True, False, False]
+
+
+def test_pareto_front() -> None:
+    check_pareto(pareto)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda x: ~((x[:, None] < x).all(axis=2)).any(axis=0),  # beaten only where both are lower
+        lambda x: ((x[:, None] <= x).all(axis=2)).sum(axis=0) == 1,  # equal points beat each other
+        lambda x: pareto(-x),
+        lambda x: pareto(x * [1, -1]),
+        lambda x: (x == x.min(axis=0)).any(axis=1),
+    ],
+    ids=["weakly beaten", "twins", "high", "gap high", "least of one"],
+)
+def test_wrong_fronts(wrong: Callable[[np.ndarray], Iterable[bool]]) -> None:
+    kills(check_pareto, wrong)
+
+
+def test_empty_points_neither_stay_nor_beat() -> None:
+    assert pareto(np.array([[0, NAN], [1, 1], [NAN, 0]])).tolist() == [False, True, False]
+    assert pareto(np.empty((0, 2))).tolist() == []
+    assert pareto(np.array([[math.inf, 0], [0, math.inf], [math.inf, 1]])).tolist() == [True, True, False]
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), max_size=12))
+def test_the_front_is_never_beaten_and_beats_all_others(points: list[tuple[int, int]]) -> None:
+    found = pareto(np.array(points, dtype=float))
+
+    def beats(p: tuple[int, int], q: tuple[int, int]) -> bool:
+        return p != q and p[0] <= q[0] and p[1] <= q[1]
+
+    front = [p for p, stays in zip(points, found, strict=True) if stays]
+    assert not any(beats(p, q) for p in points for q in front)
+    assert all(any(beats(p, q) for p in front) for q, stays in zip(points, found, strict=True) if not stays)

@@ -1,0 +1,95 @@
+"""Making the members of a bank: training oracles and originals, many at once, and letting methods unlearn from them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from unlearnbench.data import Counter, Data, derive_seed
+from unlearnbench.probes import half, half_outputs
+from unlearnbench.registry import build
+from unlearnbench.roster import KEPT, UNLEARNED, Kind, key, member, shadow_roles
+from unlearnbench.runner import (
+    as_arrays,
+    load_data,
+    load_original,
+    load_weights,
+    make_cell_split,
+    trainee,
+    unlearn,
+)
+from unlearnbench.scenarios import Split
+from unlearnbench.spec import Cell
+from unlearnbench.stacking import train_stacked
+from unlearnbench.store import Store
+from unlearnbench.training import predict, train
+
+
+def stack_size(cell: Cell, device: torch.device) -> int:
+    """How many networks of the cell's architecture train at once on ``device``: 1 where that is faster, or unknown."""
+    if cell.recipe.compile:
+        return 1
+    return build("models", cell.model.name, cell.model.params).stack.get(device.type, 1)
+
+
+def shadow_split(split: Split, i: int) -> Split:
+    """The request that shadow i makes of a method: to forget a third of D_f, with another third among the retained."""
+    roles = shadow_roles(len(split.forget), i)
+    rng = np.random.default_rng([i, 0x5AD1])
+    retain = rng.permutation(np.concatenate([split.retain, split.forget[roles == KEPT]]))
+    return dataclasses.replace(split, forget=split.forget[roles == UNLEARNED], retain=retain)
+
+
+def make(kind: Kind, cell: Cell, members: Sequence[int], store: Store, data_root: Path, device: torch.device) -> None:
+    """Train or unlearn members of a bank and store them. Raises training.Diverged, or what a method raises."""
+    data = load_data(cell.dataset, data_root, device)
+    split = make_cell_split(cell, data)
+    with store.lock(f"bank-{key(kind, cell, members[0])}"), torch.random.fork_rng():
+        if kind in ("unlearned", "shadows"):
+            for i in members:
+                _unlearn(kind, cell, i, store, data, split)
+        else:
+            _train(kind, cell, members, store, data, split)
+
+
+def _train(kind: Kind, cell: Cell, members: Sequence[int], store: Store, data: Data, split: Split) -> None:
+    trainees = {}
+    for i in members:
+        positions = split.retain if kind == "oracles" else None if kind == "originals" else _seen_by_shadow(split, i)
+        trainees[i] = trainee(member(kind, cell, i), data, positions, Counter())
+    torch.manual_seed(derive_seed(member(kind, cell, members[0]).seed, "bank dropout"))
+    for _, alike in groupby(sorted(trainees, key=lambda i: len(trainees[i][1])), lambda i: len(trainees[i][1])):
+        models, samples = zip(*(trainees[i] for i in alike), strict=True)
+        if len(models) > 1:
+            train_stacked(models, samples, cell.recipe)
+        else:
+            train(models[0], samples[0], cell.recipe)
+    for i, (model, _) in trainees.items():
+        if kind == "oracles":
+            store.put_outputs(key(kind, cell, i), as_arrays(half_outputs(model, data)))
+        else:
+            store.artifact(key(kind, cell, i), lambda state=model.state_dict(): (state, {}))  # type: ignore[misc]
+
+
+def _seen_by_shadow(split: Split, i: int) -> np.ndarray:
+    request = shadow_split(split, i)
+    return np.concatenate([request.forget, request.retain])
+
+
+def _unlearn(kind: Kind, cell: Cell, i: int, store: Store, data: Data, split: Split) -> None:
+    """Let the cell's method unlearn from the i-th original; of a shadow the outputs on D_f are kept alone."""
+    own = member(kind, cell, i)
+    method = build("methods", cell.method.name, cell.method.params)
+    if kind == "unlearned":
+        unlearned, _ = unlearn(method, load_original(own, store, data), own, store, data, split)
+        store.put_outputs(own.key, as_arrays(half_outputs(unlearned, data)))
+        return
+    original = load_weights(key("shadow_originals", cell, i), own, store, data)
+    unlearned, _ = unlearn(method, original, own, store, data, shadow_split(split, i))
+    index = torch.from_numpy(split.forget).to(data.x_train.device)
+    store.put_outputs(own.key, as_arrays({"forget": half(predict(unlearned, data.x_train[index]))}))
