@@ -13,12 +13,12 @@ import torch
 from joblib import Parallel, delayed, parallel_config
 from torch import Tensor
 
+from unlearnbench.cells import Plugin, Recipe
 from unlearnbench.data import Counter, Samples, augmentation
 from unlearnbench.datasets import default_root
 from unlearnbench.models import Classifier, build_model
 from unlearnbench.registry import build
 from unlearnbench.runner import load_data
-from unlearnbench.spec import Plugin, Recipe
 from unlearnbench.stacking import train_stacked
 from unlearnbench.training import RECIPES, train
 

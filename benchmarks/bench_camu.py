@@ -21,12 +21,13 @@ from torchvision.transforms.functional import to_tensor
 from unlearnbench_methods.camu import CaMU
 
 from unlearnbench import datasets
+from unlearnbench.cells import Cell
 from unlearnbench.data import Counter, Data
 from unlearnbench.models import Classifier, build_model
 from unlearnbench.registry import build
 from unlearnbench.runner import make_cell_split
 from unlearnbench.scenarios import Split
-from unlearnbench.spec import Cell, UnlearnBenchError
+from unlearnbench.spec import UnlearnBenchError
 from unlearnbench.suites import Options, make_plan
 from unlearnbench.task import Task
 

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from unlearnbench.cells import Plugin, Recipe
 from unlearnbench.cost import count_work
 from unlearnbench.data import Counter, Samples
 from unlearnbench.datasets import default_root
 from unlearnbench.models import CNN, build_model
 from unlearnbench.runner import load_data
-from unlearnbench.spec import Plugin, Recipe
 from unlearnbench.training import RECIPES, train
 
 

@@ -7,7 +7,8 @@ from typing import Any, ClassVar
 
 from torch import nn
 
-from unlearnbench.spec import Access, Count, Fraction, Method, NonNegative, Positive, Recipe
+from unlearnbench.cells import Recipe
+from unlearnbench.spec import Access, Count, Fraction, Method, NonNegative, Positive
 from unlearnbench.task import Task
 from unlearnbench.training import train
 

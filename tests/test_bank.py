@@ -13,11 +13,12 @@ import torch
 from torch import nn
 
 from unlearnbench import bank, roster
+from unlearnbench.cells import Cell, Plugin, Probe, Recipe
 from unlearnbench.data import Counter, Data, derive_seed
 from unlearnbench.models import build_model
 from unlearnbench.registry import build
 from unlearnbench.runner import load_data, load_original, make_cell_split, trainee
-from unlearnbench.spec import Access, Cell, Method, Model, Plugin, Probe, Recipe
+from unlearnbench.spec import Access, Method, Model
 from unlearnbench.store import Store
 from unlearnbench.task import Task
 from unlearnbench.training import RECIPES, Diverged, predict, train

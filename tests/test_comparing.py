@@ -12,10 +12,11 @@ import pytest
 import torch
 
 from unlearnbench import roster
+from unlearnbench.cells import Cell, Plugin, Recipe, Row
 from unlearnbench.comparing import Basis, Sets, score_plan, score_row
 from unlearnbench.evidence import Context, Evidence
 from unlearnbench.metrics import distance
-from unlearnbench.spec import Cell, Empty, Metric, Need, Plugin, Recipe, Row
+from unlearnbench.spec import Empty, Metric, Need
 from unlearnbench.store import Store
 from unlearnbench.suites import Entry, Plan
 

@@ -15,11 +15,12 @@ from unlearnbench_methods.random_init import RandomInit
 from unlearnbench_methods.retrain import Retrain
 from unlearnbench_methods.retrain_other_seed import RetrainOtherSeed
 
+from unlearnbench.cells import Cell, Plugin, Recipe
 from unlearnbench.data import Counter, Data
 from unlearnbench.models import build_model
 from unlearnbench.registry import build, load, names
 from unlearnbench.scenarios import Split, make_split
-from unlearnbench.spec import Access, Cell, Method, Plugin, Recipe
+from unlearnbench.spec import Access, Method
 from unlearnbench.task import Task
 from unlearnbench.toy import attempt
 from unlearnbench.training import predict

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from unlearnbench.cells import Recipe
 from unlearnbench.data import (
     Counter,
     Data,
@@ -20,7 +21,7 @@ from unlearnbench.data import (
     resized_crop_flip,
 )
 from unlearnbench.datasets import Arrays
-from unlearnbench.spec import AccessDenied, Recipe
+from unlearnbench.spec import AccessDenied
 from unlearnbench.training import RECIPES
 
 CPU = torch.device("cpu")

@@ -20,6 +20,7 @@ from PIL import Image
 from pydantic import TypeAdapter, ValidationError
 
 from unlearnbench import sources
+from unlearnbench.cells import Plugin
 from unlearnbench.datasets import (
     CIFAR100_SUPERCLASS,
     Arrays,
@@ -37,7 +38,7 @@ from unlearnbench.datasets import (
     load,
     stratified,
 )
-from unlearnbench.spec import Dataset, Plugin, UnlearnBenchError
+from unlearnbench.spec import Dataset, UnlearnBenchError
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,10 @@ import pytest
 from torch import nn
 
 from unlearnbench import api, bank, engine, roster, runner
+from unlearnbench.cells import Plugin, Recipe
 from unlearnbench.engine import Job, jobs_of
 from unlearnbench.registry import load
-from unlearnbench.spec import Access, Method, Plugin, Recipe
+from unlearnbench.spec import Access, Method
 from unlearnbench.store import Store
 from unlearnbench.suites import Plan, make_plan
 from unlearnbench.task import Task

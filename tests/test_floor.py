@@ -11,9 +11,10 @@ import pandas as pd
 import pytest
 
 from unlearnbench import roster
+from unlearnbench.cells import Cell, Plugin, Recipe
 from unlearnbench.evidence import Context, Evidence
 from unlearnbench.floor import COLUMNS, MEMBERS, floors, retrains, score_banks
-from unlearnbench.spec import Cell, Empty, Metric, Plugin, Recipe
+from unlearnbench.spec import Empty, Metric
 from unlearnbench.store import Store
 from unlearnbench.suites import Entry, Plan
 

@@ -19,11 +19,12 @@ from unlearnbench_methods.neggrad_plus import NegGradPlus
 from unlearnbench_methods.random_label import RandomLabel
 from unlearnbench_methods.steps import frozen, other_labels
 
+from unlearnbench.cells import Cell, Plugin, Recipe
 from unlearnbench.data import Counter, Data, Samples
 from unlearnbench.models import Classifier
 from unlearnbench.registry import build
 from unlearnbench.scenarios import Split, make_split
-from unlearnbench.spec import Cell, Method, Plugin, Recipe
+from unlearnbench.spec import Method
 from unlearnbench.task import Task
 
 CLASS = ("class", {"classes": [0]})

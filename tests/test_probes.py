@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from unlearnbench.cells import Cell, Plugin, Probe, Recipe
 from unlearnbench.data import Counter, Data, Samples
 from unlearnbench.models import Classifier, build_model
 from unlearnbench.probes import collect, half, half_outputs, representations, warm_up, weight_distance, whole_outputs
 from unlearnbench.registry import build
 from unlearnbench.scenarios import ClassForget, Split, make_split
-from unlearnbench.spec import Cell, Plugin, Probe, Recipe
 from unlearnbench.training import predict, train
 
 PROBE = Probe(relearn_every=3, relearn_points=4, relearn_cap=30, relearn_epochs=3, panel=20)

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from unlearnbench import registry
+from unlearnbench.cells import Recipe
 from unlearnbench.registry import RegistryError, build, configure, listing, load, names
-from unlearnbench.spec import Configured, Positive, Recipe
+from unlearnbench.spec import Configured, Positive
 
 METHOD = '''
 from dataclasses import dataclass

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from unlearnbench.cells import Probe, Recipe
 from unlearnbench.data import Counter, Data, Samples
 from unlearnbench.models import Classifier, build_model
 from unlearnbench.registry import build
 from unlearnbench.relearning import anamnesis_steps, golatkar_epochs, outputs, relearn_curve, relearn_steps
-from unlearnbench.spec import Probe, Recipe
 from unlearnbench.training import predict, train
 
 PROBE = Probe(relearn_every=3, relearn_points=4, relearn_cap=30)

@@ -11,9 +11,10 @@ import pandas as pd
 import pytest
 import torch
 
+from unlearnbench.cells import Cell, Plugin, Recipe, Row, Status
 from unlearnbench.results import CURVE_COLUMNS, VALUE_COLUMNS, Results, gather
 from unlearnbench.scoring import Score
-from unlearnbench.spec import Cell, Empty, Metric, Plugin, Recipe, Row, Status, UnlearnBenchError
+from unlearnbench.spec import Empty, Metric, UnlearnBenchError
 from unlearnbench.store import Store
 from unlearnbench.suites import Entry, Plan
 

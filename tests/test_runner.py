@@ -13,11 +13,12 @@ import torch
 from torch import nn
 
 from unlearnbench import runner
+from unlearnbench.cells import Cell, Plugin, Probe, Recipe, Row
 from unlearnbench.data import Counter
 from unlearnbench.models import Classifier, build_model
 from unlearnbench.registry import build
 from unlearnbench.runner import add_costs, run_cell
-from unlearnbench.spec import Access, Cell, Method, Model, Plugin, Probe, Recipe, Row
+from unlearnbench.spec import Access, Method, Model
 from unlearnbench.store import Store
 from unlearnbench.task import Task
 from unlearnbench.training import RECIPES, predict

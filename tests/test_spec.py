@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from unlearnbench.cells import Cell, Plugin, Probe, Recipe, digest
 from unlearnbench.registry import build
-from unlearnbench.spec import Cell, Empty, Metric, Need, Plugin, Probe, Recipe, digest
+from unlearnbench.spec import Empty, Metric, Need
 
 CELL = Cell(
     dataset=Plugin("digits", {"validation": 0.1, "limit_train": None, "limit_test": None}, "e461e35a"),

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from unlearnbench.cells import Recipe
 from unlearnbench.data import Augment, Counter, Samples, crop_flip
 from unlearnbench.models import Classifier, build_model
 from unlearnbench.registry import build, names
-from unlearnbench.spec import Recipe
 from unlearnbench.stacking import train_stacked
 from unlearnbench.training import Diverged, train
 

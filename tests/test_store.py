@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 import torch
 
-from unlearnbench.spec import Cell, Plugin, Recipe, Row, UnlearnBenchError
+from unlearnbench.cells import Cell, Plugin, Recipe, Row
+from unlearnbench.spec import UnlearnBenchError
 from unlearnbench.store import Store
 
 CELL = Cell(Plugin("digits"), Plugin("cnn"), Recipe(), Plugin("class"), Plugin("camu", {"classes": (1, 2)}), 0, 5)

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from unlearnbench.spec import Probe, Recipe, UnlearnBenchError
+from unlearnbench.cells import Probe, Recipe
+from unlearnbench.spec import UnlearnBenchError
 from unlearnbench.suites import Options, Plan, make_plan, packaged, parse_seeds
 
 SUITE = """

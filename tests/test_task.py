@@ -10,10 +10,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from unlearnbench.cells import Cell, Plugin, Recipe
 from unlearnbench.data import Counter, Data, Samples
 from unlearnbench.models import Classifier
 from unlearnbench.scenarios import Split
-from unlearnbench.spec import Access, AccessDenied, Cell, Plugin, Recipe
+from unlearnbench.spec import Access, AccessDenied
 from unlearnbench.task import Task
 from unlearnbench.training import train
 

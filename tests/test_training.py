@@ -11,10 +11,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from unlearnbench.cells import Recipe
 from unlearnbench.data import Counter, Data, Samples
 from unlearnbench.models import Classifier, build_model
 from unlearnbench.registry import build
-from unlearnbench.spec import Recipe
 from unlearnbench.training import RECIPES, Diverged, make_optimizer, predict, schedule, train
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from unlearnbench.cells import Cell
 from unlearnbench.data import Counter, Data, derive_seed
 from unlearnbench.probes import half, half_outputs
 from unlearnbench.registry import build
@@ -24,7 +25,6 @@ from unlearnbench.runner import (
     unlearn,
 )
 from unlearnbench.scenarios import Split
-from unlearnbench.spec import Cell
 from unlearnbench.stacking import train_stacked
 from unlearnbench.store import Store
 from unlearnbench.training import predict, train

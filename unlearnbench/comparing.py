@@ -13,9 +13,10 @@ import numpy as np
 from joblib import Parallel, delayed
 
 from unlearnbench import roster
+from unlearnbench.cells import Row, digest
 from unlearnbench.evidence import Context, Evidence
 from unlearnbench.scoring import Score, score
-from unlearnbench.spec import Empty, Metric, Row, digest
+from unlearnbench.spec import Empty, Metric
 from unlearnbench.store import Store
 from unlearnbench.suites import Plan
 

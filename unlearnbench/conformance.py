@@ -15,8 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from unlearnbench import registry, spec
-from unlearnbench.spec import Access, AccessDenied, Method, Plugin, UnlearnBenchError
+from unlearnbench import cells, registry
+from unlearnbench.cells import Plugin
+from unlearnbench.spec import Access, AccessDenied, Method, UnlearnBenchError
 from unlearnbench.task import Task
 from unlearnbench.toy import Trial, attempt, undisturbed
 from unlearnbench.training import predict
@@ -42,7 +43,7 @@ def configurable(cls: type[Method]) -> str:
         for given in ({}, cls.toy):
             instance = registry.configure(cls, given, cls.__name__)
             stored = Plugin.of(cls.__name__, instance)
-            spec.digest(dict(stored.params))
+            cells.digest(dict(stored.params))
             if registry.configure(cls, stored.params, cls.__name__) != instance:
                 return f"its parameters do not come back from storage as they were: {dict(stored.params)}"
     except (UnlearnBenchError, ValueError, TypeError) as error:

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from unlearnbench.cells import Recipe
 from unlearnbench.datasets import Arrays
-from unlearnbench.spec import AccessDenied, Recipe
+from unlearnbench.spec import AccessDenied
 
 Augment = Callable[[Tensor, torch.Generator], Tensor]
 

@@ -19,10 +19,11 @@ from joblib.externals.loky import get_reusable_executor
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 
 from unlearnbench import bank, roster
+from unlearnbench.cells import Cell, Row
 from unlearnbench.comparing import score_plan, score_row
 from unlearnbench.floor import score_banks
 from unlearnbench.registry import load, names
-from unlearnbench.spec import Cell, Metric, Row, UnlearnBenchError
+from unlearnbench.spec import Metric, UnlearnBenchError
 from unlearnbench.store import Store
 from unlearnbench.suites import Entry, Plan
 

@@ -13,11 +13,12 @@ import pandas as pd
 from joblib import Parallel, delayed
 
 from unlearnbench import roster
+from unlearnbench.cells import Cell, digest
 from unlearnbench.comparing import Sets
 from unlearnbench.evidence import Context, Evidence
 from unlearnbench.inference import noise_floor
 from unlearnbench.scoring import score
-from unlearnbench.spec import Cell, Empty, Metric, digest
+from unlearnbench.spec import Empty, Metric
 from unlearnbench.store import Store
 from unlearnbench.suites import Plan
 

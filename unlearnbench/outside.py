@@ -11,6 +11,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from unlearnbench.cells import Cell, Plugin, Probe, Recipe
 from unlearnbench.data import Data
 from unlearnbench.engine import all_metrics
 from unlearnbench.evidence import Context, Evidence
@@ -18,7 +19,7 @@ from unlearnbench.models import Classifier
 from unlearnbench.probes import collect, half_outputs, whole_outputs
 from unlearnbench.scenarios import Split
 from unlearnbench.scoring import score
-from unlearnbench.spec import Cell, Plugin, Probe, Recipe, UnlearnBenchError
+from unlearnbench.spec import UnlearnBenchError
 
 Labelled = tuple[Tensor, Tensor | np.ndarray]
 

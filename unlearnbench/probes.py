@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from unlearnbench.cells import Cell
 from unlearnbench.data import Counter, Data, Samples, augmentation, derive_seed
 from unlearnbench.relearning import anamnesis_steps, golatkar_epochs, outputs, relearn_curve, relearn_steps, update
 from unlearnbench.scenarios import Split
-from unlearnbench.spec import Cell
 from unlearnbench.training import chunks, make_optimizer, predict
 
 HALF = torch.finfo(torch.float16).max

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from unlearnbench.cells import Probe
 from unlearnbench.data import Samples
-from unlearnbench.spec import Probe
 from unlearnbench.training import make_optimizer, predict
 
 GOLATKAR_DRAWS, GOLATKAR_LOSS = 500, 0.1  # draws an epoch, and the loss on D_f that ends it

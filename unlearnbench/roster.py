@@ -13,7 +13,7 @@ from typing import Literal
 
 import numpy as np
 
-from unlearnbench.spec import Cell
+from unlearnbench.cells import Cell
 from unlearnbench.store import Store
 
 Kind = Literal["originals", "oracles", "unlearned", "shadow_originals", "shadows"]

@@ -17,13 +17,14 @@ import torch
 from torch import Tensor, nn
 
 from unlearnbench import datasets
+from unlearnbench.cells import Cell, Plugin, Row
 from unlearnbench.cost import count_work, measure, price
 from unlearnbench.data import Counter, Data, Samples, augmentation, derive_seed
 from unlearnbench.models import Classifier, build_model
 from unlearnbench.probes import collect, warm_up, whole_outputs
 from unlearnbench.registry import build
 from unlearnbench.scenarios import Split, make_split
-from unlearnbench.spec import Cell, Method, Plugin, Row
+from unlearnbench.spec import Method
 from unlearnbench.store import State, Store
 from unlearnbench.task import Task
 from unlearnbench.training import train

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 from torch.nn import functional as F
 
+from unlearnbench.cells import Recipe
 from unlearnbench.data import Samples
-from unlearnbench.spec import Recipe
 from unlearnbench.training import Diverged, make_optimizer, schedule
 
 

@@ -25,9 +25,10 @@ import safetensors
 import safetensors.numpy
 from filelock import FileLock
 
+from unlearnbench.cells import Cell, Row
 from unlearnbench.evidence import Evidence
 from unlearnbench.registry import configure
-from unlearnbench.spec import Cell, Row, UnlearnBenchError
+from unlearnbench.spec import UnlearnBenchError
 
 if TYPE_CHECKING:
     from torch import Tensor

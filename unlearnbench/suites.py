@@ -13,8 +13,9 @@ from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Len
 
+from unlearnbench.cells import Cell, Plugin, Probe, Recipe
 from unlearnbench.registry import build, configure, load, names
-from unlearnbench.spec import Cell, Configured, Plugin, Probe, Recipe, Seed, UnlearnBenchError
+from unlearnbench.spec import Configured, Seed, UnlearnBenchError
 
 Label = Annotated[str, Len(1, 60)]
 

@@ -7,12 +7,13 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from unlearnbench.cells import Cell, Recipe
 from unlearnbench.cost import count_work
 from unlearnbench.data import Counter, Data, Samples, augmentation, derive_seed, generator
 from unlearnbench.models import Classifier, build_model
 from unlearnbench.registry import build
 from unlearnbench.scenarios import Split
-from unlearnbench.spec import Access, AccessDenied, Cell, Recipe
+from unlearnbench.spec import Access, AccessDenied
 from unlearnbench.training import train
 
 

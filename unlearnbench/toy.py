@@ -15,10 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from unlearnbench import registry
+from unlearnbench.cells import Cell, Plugin, Recipe
 from unlearnbench.data import Counter, Data, Samples
 from unlearnbench.models import Classifier, build_model
 from unlearnbench.scenarios import Split, make_split
-from unlearnbench.spec import Cell, Method, Plugin, Recipe
+from unlearnbench.spec import Method
 from unlearnbench.task import Task
 from unlearnbench.training import predict, train
 

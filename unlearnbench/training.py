@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from unlearnbench.cells import Recipe
 from unlearnbench.data import Samples
-from unlearnbench.spec import Recipe, UnlearnBenchError
+from unlearnbench.spec import UnlearnBenchError
 
 RECIPES = {
     # CaMU's protocol (2401.17504, public code).
