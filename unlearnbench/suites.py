@@ -181,7 +181,12 @@ def _expand(name: str, suite: Suite, options: Options) -> Plan:
         dataset = _plugin("datasets", (dataset.name, dict(dataset.params)), smaller)
         recipe = replace(recipe, epochs=min(2, recipe.epochs), image_size=None)  # the small model takes small images
         model, seeds = quick_model, seeds[:1]
-        probe = replace(probe, relearn_every=min(10, probe.relearn_every), relearn_cap=min(200, probe.relearn_cap))
+        probe = replace(
+            probe,
+            relearn_every=min(10, probe.relearn_every),
+            relearn_cap=min(200, probe.relearn_cap),
+            relearn_epochs=min(10, probe.relearn_epochs),
+        )
     paired = suite.split_seeds == "paired"
     pairs = [(s, s) for s in seeds] if paired else [(p, s) for p in split_seeds for s in seeds]
     entries = []
