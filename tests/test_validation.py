@@ -258,6 +258,9 @@ def test_the_original_relearns_first() -> None:
     assert verdicts(STEPS, 5.0, oracle=50.0, identity=47.0) == {"identity": U}
     assert verdicts(STEPS, 5.0, oracle=50.0, identity=80.0) == {"identity": F}
     assert verdicts(STEPS, None, oracle=1.0, identity=0.0) == {"identity": P}
+    several = {"oracle": [40.0, 60.0, 50.0], "identity": [0.0, 0.0, 0.0]}  # the mean over seeds is not 0: that counts
+    assert verdicts(STEPS, 60.0, **several) == {"identity": P}
+    assert verdicts(STEPS, 0.0, **(several | {"oracle": [1.0, -1.0, 3.0]})) == {"identity": U}
 
 
 def test_the_original_costs_nothing_and_a_retrain_what_the_oracle_costs() -> None:

@@ -54,8 +54,11 @@ def anamnesis_steps(model: nn.Module, train: Samples, x: Tensor, y: Tensor, targ
 
 
 def golatkar_epochs(model: nn.Module, train: Samples, forget: Samples, cap: int) -> int | None:
-    """Epochs of 500 draws, or a few less where a pass ends, from the whole training set (SGD .01, batch 125) until the loss on D_f is at most .1; None if
-    ``cap`` epochs did not do. Relearn time of Golatkar et al. (1911.04933), at the settings of later suites."""
+    """Epochs of 500 draws from the whole training set (SGD .01, batch 125; a few less where a pass over it ends) until
+    the loss on D_f is at most .1; None if ``cap`` epochs did not do.
+
+    The relearn time of Golatkar et al. (1911.04933), at the settings of later suites.
+    """
     model = _trainable_copy(model)
     optimizer = make_optimizer(model.parameters(), "sgd", 0.01)
     batches = _endless(train, 125)

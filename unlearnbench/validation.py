@@ -203,12 +203,10 @@ def _utility(metric: Metric, places: Mapping[str, Place], floor: float | None) -
 
 def _relearning(metric: Metric, places: Mapping[str, Place], floor: float | None) -> Found:
     for name, place in _standing(places, "original"):
-        if place.beyond(floor or 0.0) and place.distance > 0:
-            yield name, "fail", "the original relearns after the oracle"
-        elif not place.beyond(floor or 0.0):
-            yield name, "uninformative", "the oracle relearns as fast as the original"
+        if not place.differs(floor or 0.0):
+            yield name, "uninformative", "the original does not relearn before the oracle"
         else:
-            yield name, "pass", ""
+            yield name, *_passes(place.distance < 0, "fail", "the original relearns after the oracle")
 
 
 def _cost(metric: Metric, places: Mapping[str, Place], floor: float | None) -> Found:
