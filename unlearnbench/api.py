@@ -69,7 +69,9 @@ def stored(suite: str, results: str | Path = "results") -> Results:
         raise UnlearnBenchError(
             f"no run of suite '{suite}' in {store.root}; it holds: {known} (unlearnbench run {suite})"
         )
-    return gather(store, Plan.from_dict(plan), engine.all_metrics())
+    found = Plan.from_dict(plan)
+    engine.bring_up_to_date(found, store)  # rows that suites share may have been compared with a larger bank since
+    return gather(store, found, engine.all_metrics())
 
 
 def frame(results: str | Path = "results") -> pd.DataFrame:
