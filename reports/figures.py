@@ -253,7 +253,7 @@ def _front(ax: Axes, points: pd.DataFrame, looks: dict[str, Style]) -> None:
 
 
 def attack_oracle(results: Results) -> Figure | None:
-    """Each attack's value per method against the oracle's, with 95% t intervals; of the headline's attacks, if any."""
+    """Each attack's value per method against the oracle's, with 95% intervals; of the headline's attacks, if any."""
     attacks = [metric for metric in results.metrics.values() if metric.family == "leakage"]
     attacks = [attack for attack in attacks if attack.name in results.headline] or attacks
     found = [(name, [_stats(rows, attack.name) for attack in attacks]) for name, rows in panels_of(comparison(results))]
@@ -268,7 +268,7 @@ def attack_oracle(results: Results) -> Figure | None:
         return None
     looks = styles(results)
     methods = list(looks)
-    title = headline(results, "attacks, against the oracle", "bars and band: 95% t interval")
+    title = headline(results, "attacks, against the oracle", "bars and band: 95% interval")
     figure, axes = canvas(title, len(lines), min(4, len(kept)), (3.9, 0.8 + 0.27 * len(methods)), sharey=True)
     for row, (name, stats) in zip(axes, lines, strict=True):
         for ax in row[len(stats) :]:

@@ -23,9 +23,9 @@ ARROWS = {"high": "↑", "low": "↓", "oracle": "≈"}
 LEGEND = (
     "≈ nearest the oracle is best, ↓ lowest, ↑ highest. The best method is {best}; the oracle and the controls do not "
     "compete. ± is the standard deviation over seeds, in the gaps half the 95% t interval; without ± all seeds agree, "
-    "or there is one. > marks a lower bound. The noise floor is what 95% of pairs of honest retrains keep to; ≡ marks "
-    "a gap that lies within it (two one-sided t tests, 5%). Where models of a bank are compared, the oracle's line is "
-    "the null: one half of the bank against the other."
+    "or there is one; [ ] is an attack's own 95% interval over models. > marks a lower bound. The noise floor is what "
+    "95% of pairs of honest retrains keep to; ≡ marks a gap that lies within it (two one-sided t tests, 5%). Where "
+    "models of a bank are compared, the oracle's line is the null: one half of the bank against the other."
 )
 FLOOR = "noise floor"
 NOTHING = "—"
@@ -302,6 +302,9 @@ def _text(column: Column, cell: Stat) -> str:
     if not cell.n:
         return NOTHING
     spread = (cell.high - cell.low) / 2 if column.gap else cell.std
+    if cell.n == 1 and not column.gap and not math.isnan(cell.low):
+        mean, low, high = (quantity(x, math.nan, column.metric) for x in (cell.mean, cell.low, cell.high))
+        return f"{mean} [{low}, {high}]"
     return ">" * cell.note.startswith(">") + quantity(cell.mean, spread, column.metric, sign="+" * column.gap)
 
 

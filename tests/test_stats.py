@@ -78,6 +78,17 @@ def test_empty_values_drop_out_and_the_note_says_why() -> None:
     assert line["note"] == "1 of 3 without a value: RuntimeError: a, b"
 
 
+def test_a_single_value_keeps_its_own_interval_and_its_gap_has_none() -> None:
+    alone = values(("retrain", "oracle", 0, 0.5, ""), ("camu", "method", 0, 0.6, "")).assign(low=0.4, high=0.7)
+    for _, line in summary_table(alone).iterrows():
+        assert (line["low"], line["high"], line["n"]) == (0.4, 0.7, 1)
+    gap = summary_table(paired_gaps(alone, METRICS)).set_index("method").loc["camu"]
+    assert gap["mean"] == pytest.approx(0.1)
+    assert math.isnan(gap["low"])
+    two = pd.concat([alone, alone.assign(seed=1, split_seed=1)])
+    assert summary_table(two)["low"].tolist() == [0.5, 0.6]  # of two equal values, the t interval
+
+
 def test_a_censored_value_keeps_its_number_and_marks_the_summary() -> None:
     table = summary_table(values(("camu", "method", 0, 400.0, ""), ("camu", "method", 1, 1000.0, ">1000")))
     (line,) = table.to_dict("records")

@@ -351,3 +351,10 @@ def test_no_results_is_not_an_error(results: Results) -> None:
     assert comparison(empty).empty
     assert "No results yet." in markdown(empty)
     assert "No results yet." in latex(empty)
+
+
+def test_an_attack_shows_its_interval_over_models(results: Results) -> None:
+    one = results.values[(results.values["seed"] == 0) & (results.values["split_seed"] == 0)]
+    own = one["metric"] == "fa"
+    shown = terminal(replace(results, values=one.assign(value=one["value"].mask(own, 50.0), low=40.0, high=62.5)))
+    assert "50.00 [40.00, 62.50]" in shown

@@ -55,16 +55,21 @@ def summary_table(values: pd.DataFrame) -> pd.DataFrame:
     Lines keep the order of first appearance in ``values``, the oracle before the methods, controls after them. Empty
     values count neither in the mean nor in n: the note says how many there were and why. Where a value is censored the
     mean is a lower bound, so the note starts with ``">"`` and there is neither spread nor interval. Other notes stay
-    where all seeds agree. Sentences of a note are separated by ``"; "``.
+    where all seeds agree. Sentences of a note are separated by ``"; "``. A single value keeps its own interval, such as
+    that of an attack over models.
     """
     ranks = pd.DataFrame({name: pd.factorize(values[name])[0] for name in KEY})
     ranks.insert(2, "role", values["role"].map(ROLES.index).to_numpy())
     ordered = values.iloc[ranks.sort_values(list(ranks.columns)).index].fillna({"note": ""})
-    records = ordered[[*KEY, "value", "note"]].itertuples(index=False, name=None)
-    lines = [
-        dict(zip(KEY, key, strict=True)) | _summarise_noted([(value, note) for *_, value, note in group])
-        for key, group in itertools.groupby(records, key=lambda record: record[:4])
-    ]
+    columns = [*KEY, "value", "note", "low", "high"]
+    records = ordered.reindex(columns=columns).itertuples(index=False, name=None)
+    lines = []
+    for key, group in itertools.groupby(records, key=lambda record: record[:4]):
+        values_of = [record[4:] for record in group]
+        line = dict(zip(KEY, key, strict=True)) | _summarise_noted([(value, note) for value, note, *_ in values_of])
+        if line["n"] == 1 and np.isnan(line["low"]):
+            line |= next({"low": low, "high": high} for value, _, low, high in values_of if not np.isnan(value))
+        lines.append(line)
     return pd.DataFrame(lines, columns=[*KEY, "mean", "std", "low", "high", "n", "note"])
 
 
@@ -109,7 +114,8 @@ def paired_gaps(values: pd.DataFrame, metrics: Mapping[str, Metric]) -> pd.DataF
     note = note.mask(pairs["value"].notna() & pairs["value_oracle"].isna(), REASONS["oracle_empty"])
     note = note.mask(censored & pairs["value"].notna(), str(Empty("oracle_censored")))
     note = note.mask(unpaired & pairs["value"].notna(), str(Empty("no_oracle")))
-    return pairs.assign(metric=pairs["metric"] + "_gap", value=gap, note=note)[list(values.columns)]
+    changed = pairs.assign(metric=pairs["metric"] + "_gap", value=gap, note=note, low=np.nan, high=np.nan)
+    return changed[list(values.columns)]
 
 
 def refuse_mixed_devices(values: pd.DataFrame, metrics: Mapping[str, Metric]) -> pd.DataFrame:
