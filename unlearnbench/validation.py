@@ -1,6 +1,7 @@
 """The suite testing itself: does each metric put the controls where its family says they belong?
 
-What is expected is fixed here, by family, before any result (``stands_for`` says which truth a control is):
+What is expected is written here, by family (``stands_for`` says which truth a control is). How near is near enough was
+settled while the suites on digits were first run, so their verdicts are no independent test of these rules:
 
 - *leakage*: the original differs from the oracle, and by more than an honest retrain does; that lies within the noise
   floor. Of an attack on banks of models the AUC of an honest retrain is within .05 of .5, and below the original's.
