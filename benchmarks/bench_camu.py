@@ -50,10 +50,9 @@ class Problem:
         return build("methods", "camu", self.cell.method.params)
 
     def model(self) -> Classifier:
-        """A model with the suite's memory format; how long a call takes does not depend on how well it is trained."""
+        """How long a call takes does not depend on how well the model is trained."""
         model = build_model(build("models", "cnn", self.cell.model.params), self.data.input_shape, 10, seed=0)
-        layout = torch.channels_last if self.cell.recipe.channels_last else torch.contiguous_format
-        return model.to(self.device, memory_format=layout).eval()  # type: ignore[call-overload]
+        return model.to(self.device).eval()
 
     def task(self) -> Task:
         return Task.of(self.cell, self.data, self.split, CaMU.needs, Counter())

@@ -47,7 +47,7 @@ def flat_gradient(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
 
 
 def flat(model: nn.Module) -> Tensor:
-    return nn.utils.parameters_to_vector(model.parameters()).detach()
+    return torch.cat([p.detach().reshape(-1) for p in model.parameters()])
 
 
 def shifted(model: Classifier, step: Tensor) -> Classifier:

