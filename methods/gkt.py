@@ -70,8 +70,7 @@ class GKT(Method):
             z, x = self.draw(generator, teacher, gone, rng)
             descend(climb, -kl(student(x), teacher(x)) / task.num_classes, clip=5)
             with torch.no_grad():
-                x = generator(z)
-                x = x[self.passes(teacher, x, gone)]
+                x = self.through(generator(z), teacher, gone)
                 logits, maps = watched(teacher, x)
             for _ in range(self.student_steps if len(x) else 0):
                 own_logits, own_maps = watched(student, x)
@@ -85,15 +84,15 @@ class GKT(Method):
         """Latents, and those of their images that pass the gate: at least one."""
         for _ in range(100):
             z = torch.randn(self.batch_size, self.latent, generator=rng, device=rng.device)
-            x = generator(z)
-            x = x[self.passes(teacher, x, gone)]
-            if len(x):
+            if len(x := self.through(generator(z), teacher, gone)):
                 return z, x
         raise Diverged(f"no generated image has at most gate={self.gate} of the forgotten classes: raise it")
 
-    @torch.no_grad()
-    def passes(self, teacher: nn.Module, x: Tensor, gone: list[int]) -> Tensor:
-        return (teacher(x).softmax(1)[:, gone] <= self.gate).all(1)
+    def through(self, x: Tensor, teacher: nn.Module, gone: list[int]) -> Tensor:
+        """Those of the images that pass the gate."""
+        with torch.no_grad():
+            shown = (teacher(x).softmax(1)[:, gone] <= self.gate).all(1)
+        return x[shown]
 
 
 def build_generator(latent: int, shape: tuple[int, int, int], seed: int) -> nn.Module:
@@ -102,31 +101,21 @@ def build_generator(latent: int, shape: tuple[int, int, int], seed: int) -> nn.M
     h, w = math.ceil(height / 4), math.ceil(width / 4)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        return nn.Sequential(
-            nn.Linear(latent, 128 * h * w),
-            nn.Unflatten(1, (128, h, w)),
-            nn.BatchNorm2d(128),
-            nn.Upsample(scale_factor=2),
-            nn.Conv2d(128, 128, 3, padding=1),
-            nn.BatchNorm2d(128),
-            nn.LeakyReLU(0.2),
-            nn.Upsample((height, width)),
-            nn.Conv2d(128, 64, 3, padding=1),
-            nn.BatchNorm2d(64),
-            nn.LeakyReLU(0.2),
-            nn.Conv2d(64, channels, 3, padding=1),
-            nn.BatchNorm2d(channels),
-        )
+        start = [nn.Linear(latent, 128 * h * w), nn.Unflatten(1, (128, h, w)), nn.BatchNorm2d(128)]
+        middle = [nn.Upsample(scale_factor=2), *normed(128, 128), nn.LeakyReLU(0.2)]
+        end = [nn.Upsample((height, width)), *normed(128, 64), nn.LeakyReLU(0.2), *normed(64, channels)]
+        return nn.Sequential(*start, *middle, *end)
+
+
+def normed(inputs: int, outputs: int) -> list[nn.Module]:
+    return [nn.Conv2d(inputs, outputs, 3, padding=1), nn.BatchNorm2d(outputs)]
 
 
 def watched(model: nn.Module, x: Tensor) -> tuple[Tensor, list[Tensor]]:
     """Logits, and the attention map ``[n, height * width]`` of each convolution."""
     caught: list[Tensor] = []
-    handles = [
-        m.register_forward_hook(lambda _module, _inputs, output: caught.append(output))
-        for m in model.modules()
-        if isinstance(m, nn.Conv2d)
-    ]
+    convolutions = [m for m in model.modules() if isinstance(m, nn.Conv2d)]
+    handles = [m.register_forward_hook(lambda _module, _inputs, output: caught.append(output)) for m in convolutions]
     try:
         logits = model(x)
     finally:

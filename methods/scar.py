@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, cast
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from unlearnbench_methods.steps import descend, endless, frozen, kl
+from unlearnbench_methods.steps import accuracy, descend, endless, frozen, kl
 
 from unlearnbench.models import Classifier
 from unlearnbench.spec import Access, Count, Fraction, LogUniform, Method, NonNegative, Positive
@@ -64,10 +64,9 @@ class SCAR(Method):
 
     def unlearn(self, model: nn.Module, task: Task) -> nn.Module:
         model, original, gone = cast(Classifier, model), cast(Classifier, frozen(model)), list(task.forget_classes)
-        clusters = self.clusters(task)
-        x, y = task.forget.images(), task.forget.labels
-        nearest = self.nearest_wrong(original, x, y, gone, clusters)
-        goal = 0.01 if gone else correct(original, task.validation.images(), task.validation.labels).mean().item()
+        x, y, clusters = task.forget.images(), task.forget.labels, self.clusters(task)
+        nearest = self.nearest_wrong(torch.cat([original.encode(part) for part in chunks(x)]), y, gone, clusters)
+        goal = 0.01 if gone else accuracy(original, task.validation)
         surrogates = endless(task.surrogate(self.surrogate, self.surrogates), min(self.batch_size, len(x)))
         optimizer = make_optimizer(model.parameters(), "adam", self.lr)
         weights = torch.ones(task.num_classes, device=y.device)
@@ -75,10 +74,10 @@ class SCAR(Method):
         for epoch in range(self.epochs):
             for x_f, y_f, near in task.forget.batches(self.batch_size, extra=(nearest,)):
                 for x_s, *_ in islice(surrogates, self.surrogate_steps):
-                    away = self.distances(model.encode(x_f), *clusters).gather(1, near[:, None])[:, 0]
+                    away = self.distance(model.encode(x_f), near, *clusters)
                     held = distillation(model, original, x_s, gone)
                     descend(optimizer, self.forget_weight * (away * weights[y_f]).mean() + self.retain_weight * held)
-                    right = correct(model, x, y)
+                    right = (predict(model, x).argmax(1) == y).double()
                     if epoch > 1 and right.mean() < goal:
                         return model
                     if not gone:
@@ -103,18 +102,19 @@ class SCAR(Method):
         deviation = covariance.diagonal().sqrt()
         return covariance / (deviation[:, None] * deviation)
 
-    def distances(self, h: Tensor, centres: Tensor, inverses: Tensor) -> Tensor:
-        """Squared Mahalanobis distance of each representation to each class, ``[n, classes]``."""
-        away = self.transform(h)[:, None] - centres
-        return torch.einsum("nki,kij,nkj->nk", away, inverses, away)
+    def distance(self, h: Tensor, near: Tensor, centres: Tensor, inverses: Tensor) -> Tensor:
+        """Squared Mahalanobis distance of each representation to its class of ``near``, ``[n]``."""
+        away = self.transform(h) - centres[near]
+        whole = torch.zeros_like(away)
+        for c in near.unique():  # a class at a time: a matrix for each sample would fill the memory
+            whole = torch.where((near == c)[:, None], away @ inverses[c], whole)
+        return (whole * away).sum(1)
 
-    @torch.no_grad()
-    def nearest_wrong(
-        self, original: Classifier, x: Tensor, y: Tensor, gone: list[int], clusters: tuple[Tensor, Tensor]
-    ) -> Tensor:
-        far = torch.cat([self.distances(original.encode(part), *clusters) for part in chunks(x)])
-        far[:, gone] = torch.inf
-        return far.scatter(1, y[:, None], torch.inf).argmin(1)
+    def nearest_wrong(self, h: Tensor, y: Tensor, gone: list[int], clusters: tuple[Tensor, Tensor]) -> Tensor:
+        far = [self.distance(h, torch.full_like(y, k), *clusters) for k in range(len(clusters[0]))]
+        away = torch.stack(far, dim=1).scatter(1, y[:, None], torch.inf)
+        away[:, gone] = torch.inf
+        return away.argmin(1)
 
 
 def distillation(model: nn.Module, original: nn.Module, x: Tensor, gone: list[int]) -> Tensor:
@@ -128,8 +128,3 @@ def distillation(model: nn.Module, original: nn.Module, x: Tensor, gone: list[in
     teacher = teacher[kept]
     teacher[:, gone] = teacher.min()
     return kl(student[kept], teacher)
-
-
-def correct(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    """1 for each sample that the model has right, 0 for the others."""
-    return (predict(model, x).argmax(1) == y).double()

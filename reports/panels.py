@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
@@ -84,6 +85,7 @@ class Column:
         return self.metric.name + "_gap" * self.gap
 
 
+@functools.lru_cache(maxsize=1)  # every file of a report shows it
 def comparison(results: Results) -> pd.DataFrame:
     """The one tidy table: dataset, scenario, method, metric, mean, std, low, high, n, note (see `summary_table`).
 

@@ -27,7 +27,7 @@ METHOD_COLUMNS = ["dataset", "scenario", "method", "plugin", "role", "access", "
 CURVE_COLUMNS = ["suite", "dataset", "scenario", "method", "role", "split_seed", "seed", "updates", "difference", "key"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Results:
     """Everything a report shows of one suite.
 
