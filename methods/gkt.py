@@ -104,7 +104,7 @@ def build_generator(latent: int, shape: tuple[int, int, int], seed: int) -> nn.M
         start = [nn.Linear(latent, 128 * h * w), nn.Unflatten(1, (128, h, w)), nn.BatchNorm2d(128)]
         middle = [nn.Upsample(scale_factor=2), *normed(128, 128), nn.LeakyReLU(0.2)]
         end = [nn.Upsample((height, width)), *normed(128, 64), nn.LeakyReLU(0.2), *normed(64, channels)]
-        return nn.Sequential(*start, *middle, *end)
+        return nn.Sequential(*start, *middle, *end).to(memory_format=torch.channels_last)
 
 
 def normed(inputs: int, outputs: int) -> list[nn.Module]:
