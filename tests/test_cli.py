@@ -168,7 +168,7 @@ def test_tune_writes_a_suite_that_runs_as_it_stands(
     assert main("tune", tiny("identity"), *options) == 0
     shown = capsys.readouterr()
     assert "[1/1] random finetune: " in shown.err
-    assert "1 searches of 1 trials: mine.toml" in shown.out
+    assert "Searches: 1, trials of each: 1. Written: mine.toml" in shown.out
     assert "--trials 1 --requests 1 --methods finetune" in (tmp_path / "mine.toml").read_text()
     settings = {e.method: e.settings for e in make_plan(str(tmp_path / "mine.toml")).entries}
     assert settings == {"retrain": "default", "identity": "default", "finetune": "tuned (1 trials)"}

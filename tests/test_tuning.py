@@ -138,6 +138,32 @@ def test_interrupted_in_its_first_trial_it_still_tries_the_suites_own_values(
     assert len(complete) == 2
 
 
+class Listener:
+    """A reporter that keeps what is said."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def start(self, total: int) -> None: ...
+    def begin(self, name: str) -> None: ...
+    def end(self, name: str, status: str, seconds: float) -> None: ...
+    def say(self, message: str) -> None:
+        self.said.append(message)
+
+
+def test_why_trials_fail_is_said(plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> nn.Module:
+        raise ValueError("out of tune")
+
+    listener = Listener()
+    api.tune(plan, 1, 1, Store(tmp_path), "cpu", 1, reporter=listener)
+    assert not listener.said
+    monkeypatch.setattr(Damage, "unlearn", fail)
+    api.tune(plan, 3, 1, Store(tmp_path), "cpu", 1, reporter=listener)
+    assert listener.said == ["random damage: 2 of 3 trials failed, the last: ValueError: out of tune"]
+    assert [t.value == WORST for t in _trials(Store(tmp_path))] == [False, True, True]
+
+
 def _trials(store: Store) -> list[Any]:
     (path,) = (store.root / "tuning").iterdir()
     storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(path)))

@@ -204,7 +204,7 @@ def tune(
     chosen = f" --methods {methods}" * bool(methods) + f" --scenarios {scenarios}" * bool(scenarios)
     command = f"unlearnbench tune {suite} --trials {trials} --requests {requests}{chosen}" + " --quick" * quick
     to.write_text(tuned_suite(text, best, trials, command), encoding="utf-8")
-    print(f"{len(best)} searches of {trials} trials: {to} (unlearnbench run {to})")
+    print(f"Searches: {len(best)}, trials of each: {trials}. Written: {to} (unlearnbench run {to})")
     return 0
 
 

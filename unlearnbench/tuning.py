@@ -118,17 +118,20 @@ def tune(
             yield delayed(_search)(search, store.root, data_root, tuple(devices))
 
     best = {}
-    for search, params, value, seconds in pool.map(feed()):
+    for search, params, value, failures, seconds in pool.map(feed()):
         where = search.entry.scenario, search.entry.method
         best[where] = params
         reporter.end(" ".join(where), f"{value:.2f} points", seconds)
+        if failures:
+            reporter.say(f"{' '.join(where)}: {len(failures)} of {trials} trials failed, the last: {failures[-1]}")
     return best
 
 
 def _search(
     search: Search, root: Path, data_root: Path, devices: tuple[str, ...]
-) -> tuple[Search, dict[str, Any], float, float]:
-    """Run what is missing of a study: its best hyperparameters, their average gap in points, and the seconds."""
+) -> tuple[Search, dict[str, Any], float, list[str], float]:
+    """Run what is missing of a study: its best hyperparameters, their average gap in points, why trials failed, and the
+    seconds."""
     import optuna
     from optuna.storages.journal import JournalFileBackend
 
@@ -152,9 +155,17 @@ def _search(
         study.sampler = optuna.samplers.TPESampler(seed=seed)
         trial = study.ask()
         params = {name: _suggest(trial, name, law, plugin.params[name]) for name, law in laws.items()}
-        study.tell(trial, float(np.mean([request.gap({**plugin.params, **params}) for request in requests])))
+        gaps = []
+        for request in requests:
+            try:
+                gaps.append(request.gap({**plugin.params, **params}))
+            except Exception as error:  # whatever a method raises at the edge of its range
+                trial.set_user_attr("failure", f"{type(error).__name__}: {error}")
+                gaps.append(WORST)
+        study.tell(trial, float(np.mean(gaps)))
     best = {name: _readable(value) for name, value in study.best_params.items()}
-    return search, best, study.best_value, time.perf_counter() - start
+    failures = [trial.user_attrs["failure"] for trial in study.trials if "failure" in trial.user_attrs]
+    return search, best, study.best_value, failures, time.perf_counter() - start
 
 
 def _within(law: Law, value: Any) -> bool:
@@ -225,7 +236,7 @@ class Request:
         return train(model, samples, self.cell.recipe).state_dict(), {}
 
     def gap(self, params: Mapping[str, Any]) -> float:
-        """Average gap to the oracle, in points, with these hyperparameters; `WORST` where the method fails."""
+        """Average gap to the oracle, in points, with these hyperparameters. Raises what the method raises."""
         import torch
 
         from unlearnbench import runner
@@ -233,12 +244,9 @@ class Request:
         method = build("methods", self.cell.method.name, dict(params))
         cell = dataclasses.replace(self.cell, method=Plugin.of(self.cell.method.name, method))
         with torch.random.fork_rng():
-            try:
-                original = runner.original_of(method, self.original, cell, self.store, self.data, self.split)
-                model, _ = runner.unlearn(method, original, cell, self.store, self.data, self.split)
-                values = self._values(model)
-            except Exception:  # whatever a method raises at the edge of its range
-                return WORST
+            original = runner.original_of(method, self.original, cell, self.store, self.data, self.split)
+            model, _ = runner.unlearn(method, original, cell, self.store, self.data, self.split)
+        values = self._values(model)
         return float(np.mean([abs(values[name] - self.oracle[name]) for name in self.oracle]))
 
     def _values(self, model: nn.Module) -> dict[str, float]:
