@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
@@ -71,6 +71,14 @@ def data() -> Data:
     y_train, y_test = np.arange(96) % 3, np.arange(30) % 3
     arrays = Arrays(images(y_train, 0), y_train, images(y_test, 1), y_test, 3, (0.5,), (0.25,), None, "memory", "toy")
     return Data.of(arrays, 0.2, torch.device("cpu"))
+
+
+@pytest.fixture
+def float64() -> Iterator[None]:
+    """What is drawn or built without saying otherwise is in double precision."""
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
 
 
 @pytest.fixture

@@ -6,7 +6,8 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from unlearnbench.cells import Cell, Plugin, Recipe
 from unlearnbench.data import Counter, Data
@@ -46,6 +47,26 @@ def network(*, norm: bool = False, dtype: torch.dtype = torch.float64) -> Classi
         if norm:
             layers.insert(1, nn.BatchNorm2d(3))
         return Classifier(nn.Sequential(*layers), nn.Linear(6, 3), 3).to(dtype).eval()
+
+
+def knowing(data: Data, *, norm: bool = False) -> Classifier:
+    """`network`, trained until it knows most of the data."""
+    model = network(norm=norm)
+    adam = torch.optim.Adam(model.parameters(), lr=0.01)
+    for _ in range(15):
+        plain_step(adam, F.cross_entropy(model(data.x_train), data.y_train))
+    return model
+
+
+def plain_step(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+
+
+def parts(count: int, size: int) -> list[slice]:
+    """Batches of ``size`` in order, of ``count`` samples."""
+    return [slice(start, start + size) for start in range(0, count, size)]
 
 
 def assert_same_parameters(one: nn.Module, other: nn.Module) -> None:

@@ -7,7 +7,7 @@ from copy import deepcopy
 
 import pytest
 import torch
-from method_cases import RANDOM, assert_same_parameters, double, network, split_of, task_of
+from method_cases import RANDOM, assert_same_parameters, double, knowing, network, plain_step, split_of, task_of
 from torch import Tensor, nn
 from torch.nn import functional as F
 from unlearnbench_methods.amun import AMUN
@@ -20,32 +20,13 @@ from unlearnbench.spec import Access
 
 
 @pytest.fixture
-def float64() -> Iterator[None]:
-    """What is drawn or built without saying otherwise is in double precision."""
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
-
-
-@pytest.fixture
 def exact(data: Data) -> Data:
     return double(data)
 
 
 @pytest.fixture
 def model(exact: Data) -> Classifier:
-    """A network that knows most of the data."""
-    model = network()
-    adam = torch.optim.Adam(model.parameters(), lr=0.01)
-    for _ in range(15):
-        plain_step(adam, F.cross_entropy(model(exact.x_train), exact.y_train))
-    return model
-
-
-def plain_step(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
-    optimizer.zero_grad()
-    loss.backward()
-    optimizer.step()
+    return knowing(exact)
 
 
 # --- amun ------------------------------------------------------------------------------------------------------------

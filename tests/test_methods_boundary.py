@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from copy import deepcopy
 
 import pytest
 import torch
-from method_cases import RANDOM, assert_same_parameters, double, network, split_of, task_of
+from method_cases import RANDOM, assert_same_parameters, double, knowing, network, plain_step, split_of, task_of
 from torch import Tensor, nn
 from torch.nn import functional as F
 from unlearnbench_methods.boundary_expand import BoundaryExpand
@@ -18,30 +17,6 @@ from unlearnbench_methods.unsir import UNSIR
 from unlearnbench.data import Data
 from unlearnbench.models import Classifier
 from unlearnbench.spec import Access
-
-
-@pytest.fixture
-def float64() -> Iterator[None]:
-    """What is drawn or built without saying otherwise is in double precision."""
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
-
-
-def plain_step(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
-    optimizer.zero_grad()
-    loss.backward()
-    optimizer.step()
-
-
-def knowing(data: Data, *, norm: bool = False) -> Classifier:
-    """`network`, trained until it knows most of the data."""
-    model = network(norm=norm)
-    adam = torch.optim.Adam(model.parameters(), lr=0.01)
-    for _ in range(15):
-        plain_step(adam, F.cross_entropy(model(data.x_train), data.y_train))
-    return model
-
 
 # --- boundary shrink -------------------------------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from method_cases import CLASS, RANDOM, assert_same_parameters, double, network, split_of, task_of
+from method_cases import CLASS, RANDOM, assert_same_parameters, double, network, parts, split_of, task_of
 from torch import Tensor, nn
 from torch.nn import functional as F
 from unlearnbench_methods.cfw import CFW, balanced
@@ -22,10 +22,6 @@ from unlearnbench.models import Classifier
 from unlearnbench.registry import build
 from unlearnbench.scenarios import Split
 from unlearnbench.spec import Access
-
-
-def parts(count: int, size: int) -> list[slice]:
-    return [slice(start, start + size) for start in range(0, count, size)]
 
 
 def sets(data: Data, split: Split) -> tuple[Tensor, Tensor, Tensor, Tensor]:

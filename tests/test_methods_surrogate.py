@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from copy import deepcopy
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from method_cases import CLASS, RANDOM, assert_same_parameters, double, network, split_of, task_of
+from method_cases import CLASS, RANDOM, assert_same_parameters, double, knowing, network, plain_step, split_of, task_of
 from torch import Tensor, nn
-from torch.nn import functional as F
 from unlearnbench_methods import gkt, scar
 from unlearnbench_methods.gkt import GKT, build_generator
 from unlearnbench_methods.scar import SCAR
@@ -21,30 +19,6 @@ from unlearnbench.models import Classifier
 from unlearnbench.spec import Access
 from unlearnbench.task import Task
 from unlearnbench.training import Diverged
-
-
-@pytest.fixture
-def float64() -> Iterator[None]:
-    """What is drawn or built without saying otherwise is in double precision."""
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
-
-
-def plain_step(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
-    optimizer.zero_grad()
-    loss.backward()
-    optimizer.step()
-
-
-def knowing(data: Data, *, norm: bool = False) -> Classifier:
-    """`network`, trained until it knows most of the data."""
-    model = network(norm=norm)
-    adam = torch.optim.Adam(model.parameters(), lr=0.01)
-    for _ in range(15):
-        plain_step(adam, F.cross_entropy(model(data.x_train), data.y_train))
-    return model
-
 
 # --- gkt -------------------------------------------------------------------------------------------------------------
 
