@@ -56,3 +56,8 @@ def spread(center: float, n: int, seed: int) -> list[float]:
 
 def block(n: int, methods: int, step: float = 10.0) -> Mapping[str, Mapping[str, Sequence[Any]]]:
     return {"class-0": {f"m{i}": spread(step * i, n, i) for i in range(methods)}}
+
+
+def only(frame: pd.DataFrame) -> dict[str, Any]:
+    (line,) = frame.to_dict("records")
+    return {str(name): value for name, value in line.items()}
