@@ -232,6 +232,12 @@ def test_quick_limits_everything_that_takes_time(write: Write) -> None:
     assert cell.key not in {e.cell.key for e in plan(write).entries}
 
 
+def test_quick_keeps_the_epochs_that_were_searched(write: Write) -> None:
+    tuned = SUITE + "[methods.finetune.in.class]\nepochs = 7\ntuned = 5\n"
+    made = plan(write, tuned, quick=True, methods=["finetune"])
+    assert [params(made, "finetune", s)["epochs"] for s in ("class", "random-10")] == [7, 2]
+
+
 def test_quick_puts_a_small_model_in_the_place_of_the_suites(write: Write) -> None:
     suite = SUITE.replace('model = "cnn"', 'model = "resnet18"')
     assert plan(write, suite, quick=True).entries[0].cell.model.name == "cnn"

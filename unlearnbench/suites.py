@@ -254,10 +254,11 @@ def _method(
     if not isinstance(by_scenario, dict) or not all(isinstance(v, dict) for v in by_scenario.values()):
         raise UnlearnBenchError(f"methods.{label}.in: expected a table of parameters for each scenario")
     _choose(suite.scenarios, list(by_scenario), f"scenario of methods.{label}.in")
-    params = {**_without(table, "method", "in"), **_without(by_scenario.get(scenario, {}), "tuned"), **sets}
+    own = by_scenario.get(scenario, {})
+    params = {**_without(table, "method", "in"), **_without(own, "tuned"), **sets}
     name = str(table.get("method", label))
     plugin = _plugin("methods", (name, params), {})
-    if quick and "epochs" in plugin.params:
+    if quick and "epochs" in plugin.params and "tuned" not in own:  # what was searched stays as it was found
         plugin = _plugin("methods", (name, params), {"epochs": min(2, plugin.params["epochs"])})
     return plugin
 
