@@ -39,6 +39,7 @@ class BadTeacher(Method):
     """
 
     paper: ClassVar[str] = "Chundawat et al. 2023, Can Bad Teaching Induce Forgetting?, 2205.08096"
+    version: ClassVar[int] = 2
     needs: ClassVar[Access] = Access.FORGET | Access.RETAIN
     toy: ClassVar[dict[str, Any]] = {"lr": 1e-3, "batch_size": 32, "epochs": 5}
 
@@ -54,7 +55,7 @@ class BadTeacher(Method):
         optimizer = make_optimizer(model.parameters(), "adam", self.lr)
         model.train()
         for _ in range(self.epochs):
-            for x, bad in samples.batches(self.batch_size, extra=(forgotten,)):
+            for x, bad in samples.batches(self.batch_size, augment=False, extra=(forgotten,)):
                 teacher = torch.where(bad[:, None], incompetent(x), competent(x))
                 descend(optimizer, kl(model(x), teacher, self.temperature) / task.num_classes)
         return model

@@ -35,6 +35,7 @@ class BoundaryExpand(Method):
     """
 
     paper: ClassVar[str] = "Chen et al. 2023, Boundary Unlearning, CVPR 2023, 2303.11570"
+    version: ClassVar[int] = 2
     needs: ClassVar[Access] = Access.FORGET
     toy: ClassVar[dict[str, Any]] = {"lr": 3e-4}
 
@@ -49,7 +50,7 @@ class BoundaryExpand(Method):
         optimizer = make_optimizer(model.parameters(), "sgd", self.lr, self.momentum)
         model.train()
         for _ in range(self.epochs):
-            for x, *_ in task.forget.batches(self.batch_size):
+            for x, *_ in task.forget.batches(self.batch_size, augment=False):
                 shadow = torch.full((len(x),), task.num_classes, device=x.device)
                 descend(optimizer, F.cross_entropy(model(x), shadow))
         keep(last, task.num_classes)

@@ -38,6 +38,7 @@ class BoundaryShrink(Method):
     """
 
     paper: ClassVar[str] = "Chen et al. 2023, Boundary Unlearning, CVPR 2023, 2303.11570"
+    version: ClassVar[int] = 2
     needs: ClassVar[Access] = Access.FORGET | Access.LABELS
     toy: ClassVar[dict[str, Any]] = {"lr": 1e-3}
 
@@ -53,7 +54,7 @@ class BoundaryShrink(Method):
         optimizer = make_optimizer(model.parameters(), "sgd", self.lr, self.momentum)
         model.train()
         for _ in range(self.epochs):
-            for x, y in task.forget.batches(self.batch_size):
+            for x, y in task.forget.batches(self.batch_size, augment=False):
                 beyond = fgsm(original, x, y, self.bound * span).clamp(low, low + span)
                 descend(optimizer, F.cross_entropy(model(x), nearest_other(original, beyond, y)))
         return model

@@ -22,7 +22,7 @@ class Collapse(Method):
 
     Code read: none needed.
 
-    Differences: none.
+    Differences: others bring it about by gradient ascent until chance; set by hand it is the same for every network.
 
     Defaults: no hyperparameters.
 

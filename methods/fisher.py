@@ -28,8 +28,8 @@ class Fisher(Method):
     https://github.com/if-loops/selective-synaptic-dampening, src/forget_full_class_strategies.py at cdfdc0e.
 
     Differences: the code takes every tensor whose first dimension is the number of classes for the last layer; ours is
-    the last linear layer. It sums over all of D_r, which are 475 samples there; ours are the first ``samples``, because
-    each takes as many backward passes as there are classes.
+    the last linear layer. It averages over all of D_r, 475 samples there; ours are the first ``samples``, because each
+    takes as many backward passes as there are classes.
 
     Defaults: α of the notebook (1e-6), for a small ResNet on 500 images of CIFAR-10; its comment and function say 3e-6,
     the authors' scan goes from 1e-8 to 1e-5.

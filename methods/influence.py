@@ -25,7 +25,7 @@ class Influence(Method):
     mode.
 
     Code read: https://github.com/OPTML-Group/Unlearn-Sparse, unlearn/Wfisher.py at 16a2dbc; the same rule stands in
-    optim/unlearn/Wfisher.py at 16ddaf3.
+    optim/unlearn/Wfisher.py of 16ddaf3, a revision that its history no longer holds.
 
     Differences: in the recursion of the code, followed here, o is rescaled and never turned, so that k - v always
     points along g_1 alone: H⁻¹ is the identity but for one direction. WoodFisher proper (Singh and Alistarh 2020) would

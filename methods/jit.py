@@ -36,6 +36,7 @@ class JiT(Method):
     """
 
     paper: ClassVar[str] = "Foster et al. 2024, An Information Theoretic Approach to Machine Unlearning, 2402.01401"
+    version: ClassVar[int] = 2
     needs: ClassVar[Access] = Access.FORGET
     toy: ClassVar[dict[str, Any]] = {"lr": 2.5e-4, "noise": 0.01, "batch_size": 16}
 
@@ -48,7 +49,7 @@ class JiT(Method):
         optimizer = make_optimizer(model.parameters(), "sgd", self.lr)
         rng = task.generator("neighbours")
         model.train()
-        for x, *_ in task.forget.batches(self.batch_size):
+        for x, *_ in task.forget.batches(self.batch_size, augment=False):
             descend(optimizer, self.steepness(model, x, rng))
         return model
 

@@ -45,6 +45,7 @@ class L2UL(Method):
     """
 
     paper: ClassVar[str] = "Cha et al. 2024, Learning to Unlearn, AAAI 2024, 2301.11578"
+    version: ClassVar[int] = 2
     needs: ClassVar[Access] = Access.FORGET | Access.LABELS
     toy: ClassVar[dict[str, Any]] = {"lr": 1e-2}
 
@@ -63,11 +64,11 @@ class L2UL(Method):
     def unlearn(self, model: nn.Module, task: Task) -> nn.Module:
         origin = {name: p.detach().clone() for name, p in model.named_parameters()}
         weights = unimportance(model, task.forget, self.forget_batch)
-        adversarial, forget = self.attack(frozen(model), task), endless(task.forget, self.forget_batch)
+        adversarial, forget = self.attack(frozen(model), task), endless(task.forget, self.forget_batch, augment=False)
         size = math.ceil(len(adversarial) / math.ceil(len(adversarial) / self.batch_size))
         optimizer = make_optimizer(model.parameters(), "sgd", self.lr, self.momentum, self.weight_decay)
         for _ in range(self.epochs):
-            for (x_a, y_a), (x_f, y_f) in zip(adversarial.batches(size), forget, strict=False):
+            for (x_a, y_a), (x_f, y_f) in zip(adversarial.batches(size, augment=False), forget, strict=False):
                 model.train()
                 share = len(x_f) / (len(x_f) + len(x_a))
                 loss = (1 - share) * F.cross_entropy(model(x_a), y_a) - share * F.cross_entropy(model(x_f), y_f)

@@ -35,6 +35,7 @@ class LAFR(LAF):
     """
 
     paper: ClassVar[str] = "Shen et al. 2024, Label-Agnostic Forgetting, 2404.00506 (LAF+R)"
+    version: ClassVar[int] = 2
     needs: ClassVar[Access] = Access.FORGET | Access.RETAIN | Access.LABELS
     toy: ClassVar[dict[str, Any]] = {}
 
@@ -46,6 +47,6 @@ class LAFR(LAF):
         optimizer = make_optimizer(cast(Classifier, model).head.parameters(), "adam", self.lr_repair)
         steps = range(0, len(task.forget), self.batch_size)
         for _ in range(self.repair_epochs):
-            for (x, y), _step in zip(task.retain.batches(self.batch_size), steps, strict=False):
+            for _step, (x, y) in zip(steps, task.retain.batches(self.batch_size), strict=False):
                 descend(optimizer, F.cross_entropy(model(x), y))
         return model

@@ -30,8 +30,8 @@ class MSG(Method):
 
     Differences: the write-up calls the choice global; the code takes the share of each layer: followed. Gradients are
     means over the sets, not sums of the means of batches, which differ by the last, smaller batch (and in the port by
-    the batch size of D_f). The code's new layers also lose the biases of convolutions, of which ResNet has none: kept
-    here.
+    the batch size of D_f). The code takes them in train mode, with the statistics of the batch; here in eval mode. Its
+    new layers also lose the biases of convolutions, of which ResNet has none: kept here.
 
     Defaults: the authors', for ResNet-18 and the challenge's faces (10 age groups); batch 64 is the challenge's.
 
@@ -55,7 +55,7 @@ class MSG(Method):
     scale: Annotated[Fraction, LogUniform(0.01, 1.0)] = 0.1
 
     def unlearn(self, model: nn.Module, task: Task) -> nn.Module:
-        scales = self.redraw(model, task)
+        scales = self.redraw(model.eval(), task)
         optimizer = make_optimizer(model.parameters(), "sgd", self.lr, self.momentum, self.weight_decay)
         model.train()
         for epoch in range(self.epochs):

@@ -22,7 +22,7 @@ class RNI(Method):
 
     Objective: CE(D_r; θ), by a new SGD with momentum in each of E epochs, after the last layer was given PyTorch's
     default initialisation. In each of the first E - ``fine_epochs`` epochs ``layers`` parameter tensors that belong to
-    no normalisation are chosen at random; from the second epoch on ⌊``noise_ratio`` · ``layers``⌋ of these get
+    no normalisation are chosen at random; from the second epoch on ⌊``noise_ratio`` · n⌋ of these n get
     w ← w + N(0, ``sigma``²), except tensors that an earlier epoch had chosen; only the chosen tensors and those of
     normalisations are trained, the others stand still. In the last ``fine_epochs`` epochs all are trained, in the very
     last at ``last_lr`` instead of ``lr``.

@@ -60,8 +60,10 @@ class RUM(Method):
 
     def method(self, name: str) -> Method:
         method: Method = build("methods", name, {})
-        if method.needs & ~self.needs or type(method).prepare is not Method.prepare:
-            raise UnlearnBenchError(f"rum cannot run '{name}': it needs more than the forget and the retain set")
+        if method.needs & ~self.needs or type(method).prepare is not Method.prepare or method.scenarios is not None:
+            raise UnlearnBenchError(
+                f"rum cannot run '{name}': it takes one that needs the two sets alone, in every scenario"
+            )
         return method
 
 

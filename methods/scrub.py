@@ -30,7 +30,7 @@ class SCRUB(Method):
     Differences: none known in arithmetic. A port that is often copied gives the optimizer the teacher's parameters; the
     authors' has the student's, as here.
 
-    Defaults: the authors' for small CIFAR-5 and Lacuna-5 (small_scale_unlearning.ipynb). Their weight decay of 0.1 goes
+    Defaults: the authors' for small Lacuna-6 (small_scale_unlearning.ipynb). Their weight decay of 0.1 goes
     through Adam's gradient. Their large scale (CIFAR-10, Lacuna-10): optimizer sgd, lr 5e-4, momentum .9, weight decay
     5e-4, γ .99, α .001, T 4, max_steps 2, epochs 3, decay_after (3, 5, 9), batches of 128 (D_r) and 32 (D_f).
 

@@ -39,10 +39,10 @@ def descend(optimizer: torch.optim.Optimizer, loss: Tensor, clip: float | None =
     optimizer.step()
 
 
-def endless(samples: Samples, size: int) -> Iterator[tuple[Tensor, ...]]:
+def endless(samples: Samples, size: int, *, augment: bool = True) -> Iterator[tuple[Tensor, ...]]:
     """Batches of one pass after another."""
     while True:
-        yield from samples.batches(size)
+        yield from samples.batches(size, augment=augment)
 
 
 def kl(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
@@ -62,7 +62,7 @@ def mean_gradient(model: nn.Module, samples: Samples, batch_size: int) -> dict[s
     model.zero_grad()
     for x, y in samples.batches(batch_size, shuffle=False, augment=False):
         (F.cross_entropy(model(x), y, reduction="sum") / len(samples)).backward()
-    found = {n: p.grad.detach().clone() for n, p in model.named_parameters() if p.grad is not None}
+    found = {n: torch.zeros_like(p) if p.grad is None else p.grad.clone() for n, p in model.named_parameters()}
     model.zero_grad()
     return found
 

@@ -26,7 +26,8 @@ class UnrollingSGD(Method):
 
     Differences: that code unlearns one batch of a fine-tuning that began at pre-trained weights; θ_0 here are the
     weights before the whole training. With several batches the first file keeps the last gradient only (it never has
-    more than one) and the second sums gradients of all, as here. Its training is plain SGD with momentum .9 in the
+    more than one) and the second sums one for each epoch, at the weights after its first step and at rate .01; here all
+    are at θ_0. Its training is plain SGD with momentum .9 in the
     first file, none in the second; the original here may come from any optimizer.
 
     Defaults: the authors', rate .1, batch 32, 1 epoch of fine-tuning, ResNet-18 and VGG-19 on CIFAR-10 and CIFAR-100.

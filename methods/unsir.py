@@ -41,6 +41,7 @@ class UNSIR(Method):
     """
 
     paper: ClassVar[str] = "Tarun et al. 2023, Fast Yet Effective Machine Unlearning, TNNLS 2023, 2111.08947"
+    version: ClassVar[int] = 2
     needs: ClassVar[Access] = Access.RETAIN | Access.LABELS
     scenarios: ClassVar[tuple[str, ...] | None] = ("class",)
     toy: ClassVar[dict[str, Any]] = {"impair_lr": 1e-3, "repair_lr": 1e-3, "batch_size": 32, "share": 1.0}
@@ -75,12 +76,13 @@ class UNSIR(Method):
         label = torch.full((len(n),), target, device=n.device)
         for _ in range(self.noise_steps):
             loss = self.penalty * n.pow(2).sum((1, 2, 3)).mean() - F.cross_entropy(model(n), label)
-            (n.grad,) = torch.autograd.grad(loss, n)
+            n.grad = None
+            loss.backward(inputs=[n])
             optimizer.step()
         return n.detach()
 
     def fit(self, model: nn.Module, samples: Samples, lr: float) -> None:
         optimizer = make_optimizer(model.parameters(), "adam", lr)
         for _ in range(self.epochs):
-            for x, y in samples.batches(self.batch_size):
+            for x, y in samples.batches(self.batch_size, augment=False):
                 descend(optimizer, F.cross_entropy(model(x), y))

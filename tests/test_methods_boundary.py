@@ -15,7 +15,7 @@ from unlearnbench_methods.steps import pixel_range
 from unlearnbench_methods.unsir import UNSIR
 
 from unlearnbench.data import Data
-from unlearnbench.models import Classifier
+from unlearnbench.models import CNN, Classifier, build_model
 from unlearnbench.spec import Access
 
 # --- boundary shrink -------------------------------------------------------------------------------------------------
@@ -159,6 +159,22 @@ def test_unsir_is_its_reference_parameter_by_parameter(data: Data) -> None:
     for mistake in ({"sign": 1}, {"labels": (0, 0)}):
         with pytest.raises(AssertionError):
             assert_same_parameters(result, unsir_reference(model, start, x, y, **mistake))  # type: ignore[arg-type]
+
+
+def test_unsir_makes_noise_of_colours_too() -> None:
+    """Gradients of colour images come back channels-last, which the images are not."""
+    model = build_model(CNN(), (3, 8, 8), 3, 0)
+    method = UNSIR(noise_steps=3, batch_size=4, noise_lr=0.1, penalty=0.1)
+    rng = torch.Generator().manual_seed(1)
+    expected = torch.randn(4, 3, 8, 8, generator=rng.clone_state()).requires_grad_()
+    adam = torch.optim.Adam([expected], lr=0.1, fused=False)
+    for _ in range(3):
+        loss = 0.1 * (expected**2).sum() / 4 - F.cross_entropy(model(expected), torch.full((4,), 2))
+        (gradient,) = torch.autograd.grad(loss, expected)
+        expected.grad = gradient.contiguous()
+        adam.step()
+    torch.testing.assert_close(method.noise(model, 2, torch.Size((3, 8, 8)), rng), expected.detach(), rtol=0, atol=1e-4)
+    assert all(p.grad is None for p in model.parameters())
 
 
 def test_unsir_defaults_are_the_notebooks_and_it_sees_no_forget_sample() -> None:

@@ -242,7 +242,7 @@ def test_rum_runs_registered_methods(data: Data) -> None:
     assert not torch.equal(result.get_parameter("head.weight"), model.get_parameter("head.weight"))
 
 
-@pytest.mark.parametrize("name", ["retrain", "sisa_like"])
+@pytest.mark.parametrize("name", ["retrain", "sisa_like", "unsir"])
 def test_rum_refuses_methods_that_need_more(data: Data, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if name == "sisa_like":
         monkeypatch.setattr("unlearnbench_methods.rum.build", lambda *_: SISA())

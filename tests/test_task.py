@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import reduce
 from typing import Any
 
@@ -14,7 +15,7 @@ from unlearnbench.cells import Cell, Plugin, Recipe
 from unlearnbench.data import Counter, Data, Samples
 from unlearnbench.models import Classifier
 from unlearnbench.scenarios import Split
-from unlearnbench.spec import Access, AccessDenied
+from unlearnbench.spec import Access, AccessDenied, UnlearnBenchError
 from unlearnbench.task import Task
 from unlearnbench.training import train
 
@@ -46,6 +47,13 @@ def test_the_sets_are_those_of_the_split_in_its_order(data: Data) -> None:
     assert torch.equal(made.validation.images(), data.x_validation)
     assert (made.num_classes, made.forget_classes, made.device) == (3, (1, 2), torch.device("cpu"))
     assert made.prepared is None
+
+
+def test_a_validation_share_that_is_empty_is_an_error_not_a_set(data: Data) -> None:
+    none = replace(data, x_validation=data.x_validation[:0], y_validation=data.y_validation[:0])
+    with pytest.raises(UnlearnBenchError, match="set the dataset's validation above 0"):
+        task(none).validation  # noqa: B018
+    assert len(task(none).retain) == 93
 
 
 @pytest.mark.parametrize("name", SETS)

@@ -152,7 +152,8 @@ def unlearn(
     prepared, prepared_cost = load_prepared(method, cell, store, data, split)
 
     def cached(make: Callable[[], Log]) -> Log:
-        return store.artifact(cell.log_key(seen is None), lambda: (make(), {}))[0]
+        log, _ = store.artifact(cell.log_key(seen is None), lambda: (make(), {}))
+        return {name: tensor.to(device) for name, tensor in log.items()}
 
     records = keep(method.needs, cell, data, split, original, seen, cached)
     # A new task: what was prepared may come from an earlier run.

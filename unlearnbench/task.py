@@ -16,7 +16,7 @@ from unlearnbench.data import Counter, Data, Samples, augmentation, derive_seed,
 from unlearnbench.models import Classifier, build_model
 from unlearnbench.registry import build
 from unlearnbench.scenarios import Split
-from unlearnbench.spec import Access, AccessDenied
+from unlearnbench.spec import Access, AccessDenied, UnlearnBenchError
 from unlearnbench.training import train
 
 NOTHING: Mapping[str, Any] = MappingProxyType({})
@@ -90,7 +90,11 @@ class Task:
 
     @property
     def validation(self) -> Samples:
-        return self._granted("validation")
+        """Raises UnlearnBenchError where the dataset keeps none."""
+        held: Samples = self._granted("validation")
+        if not len(held):
+            raise UnlearnBenchError("the method needs a validation share: set the dataset's validation above 0")
+        return held
 
     @property
     def training(self) -> Samples:
