@@ -265,6 +265,7 @@ def _work(job: Job, root: Path, data_root: Path, devices: tuple[str, ...], paren
 def _settle(_kind: str) -> None:
     """Spare the garbage collector what the first job of a kind has loaded: joblib has it look at everything after each
     job, which for the modules alone takes .15 s."""
+    gc.collect()  # what is garbage already shall not stay
     gc.freeze()
     atexit.register(gc.unfreeze)  # at the end libraries count as leaked what was not collected
 
