@@ -161,6 +161,10 @@ def test_augmentation_is_drawn_anew_in_every_pass_and_only_where_it_is_asked_for
         assert made.flatten().int().tolist() == list(range(300))  # in the order of the set, beyond the first 256 too
         assert not any(torch.equal(made, earlier) for earlier in passes[:i])
     assert torch.equal(samples(300, augment=add_noise).images(augment=True), passes[0])
+    again = samples(300, augment=add_noise)
+    assert [len(part) for part in samples(300, augment=add_noise).augmented_images()] == [256, 44]
+    assert torch.equal(torch.cat(list(again.augmented_images())), passes[0])
+    assert torch.equal(torch.cat(list(again.augmented_images())), passes[1])
     assert torch.equal(noisy.images(), samples(300).images())
     assert seen(noisy.batches(300, shuffle=False, augment=False)) == list(range(300))
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from unlearnbench.cells import Cell
-from unlearnbench.data import Counter, Data, derive_seed
+from unlearnbench.data import Counter, Data, derive_seed, forked
 from unlearnbench.originals import trainee
 from unlearnbench.probes import half, half_outputs
 from unlearnbench.registry import build
@@ -50,7 +50,7 @@ def make(kind: Kind, cell: Cell, members: Sequence[int], store: Store, data_root
     """Train or unlearn members of a bank and store them. Raises training.Diverged, or what a method raises."""
     data = load_data(cell.dataset, data_root, device)
     split = make_cell_split(cell, data)
-    with store.lock(f"bank-{key(kind, cell, members[0])}"), torch.random.fork_rng():
+    with store.lock(f"bank-{key(kind, cell, members[0])}"), forked(device):
         if kind in ("unlearned", "shadows"):
             for i in members:
                 _unlearn(kind, cell, i, store, data, split)

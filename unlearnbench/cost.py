@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,6 +29,7 @@ def measure(device: torch.device, counter: Counter) -> Iterator[dict[str, float 
     cuda = device.type == "cuda"
     samples, gradients, flops = counter.samples, counter.gradients, counter.flops
     if cuda:
+        gc.collect()  # models that lie in cycles would count as held, and be freed on the way
         torch.cuda.reset_peak_memory_stats(device)
         held = torch.cuda.memory_allocated(device)
         torch.cuda.synchronize(device)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,6 +25,12 @@ Augment = Callable[[Tensor, torch.Generator], Tensor]
 def derive_seed(seed: int, purpose: str) -> int:
     """A 63-bit seed for one purpose: draws for one never shift those for another."""
     return int.from_bytes(hashlib.sha256(f"{seed}/{purpose}".encode()).digest()[:8], "big") >> 1
+
+
+def forked(device: torch.device) -> AbstractContextManager[None]:
+    """torch's global generators, of the CPU and of ``device``, as they were afterwards. Those of other GPUs are not
+    looked at, which would set these up."""
+    return torch.random.fork_rng([device] if device.type == "cuda" else [])
 
 
 def generator(seed: int, purpose: str, device: torch.device | str = "cpu") -> torch.Generator:
@@ -126,12 +133,22 @@ class Samples:
 
     def images(self, *, augment: bool = False) -> Tensor:
         """The whole set at once, in its order; with a new draw of the recipe's augmentation if asked."""
+        if augment and self._augment is not None:
+            return torch.cat(list(self.augmented_images()))
         self._counter.samples += len(self)
-        if not augment or self._augment is None:
-            return self._x
+        return self._x
+
+    def augmented_images(self) -> Iterator[Tensor]:
+        """The whole set in its order with a new draw of the recipe's augmentation, some at a time: augmented images may
+        be much larger."""
+        self._counter.samples += len(self)
+        if self._augment is None:
+            yield self._x
+            return
         rng = self._generator("images")
         self._draws += 1
-        return torch.cat([self._augment(x, rng) for x in self._x.split(256)])
+        for x in self._x.split(256):
+            yield self._augment(x, rng)
 
     @property
     def augmented(self) -> bool:

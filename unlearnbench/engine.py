@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
@@ -127,8 +127,9 @@ def execute(
     for cell in (job.entry.cell for job in lost):
         store.put(Row(cell.key, cell, "failed", broken.get(cell.original_key) or broken[cell.prepared_key]))
     pool.run([job for job in cells if job not in lost])
-    with pool.workers_of_one_thread():
-        bring_up_to_date(plan, store, workers)
+    scorers = workers if tuple(devices) == ("cpu",) else os.cpu_count() or 1  # scoring is the processor's work
+    with replace(pool, workers=scorers).workers_of_one_thread():
+        bring_up_to_date(plan, store, scorers)
 
 
 def artifact_key(job: Job) -> str:
@@ -256,9 +257,21 @@ def _work(job: Job, root: Path, data_root: Path, devices: tuple[str, ...], paren
         if job.kind not in OF_METHOD:
             raise
         status, reason = "failed", f"{job.name}: {type(error).__name__}: {error}"  # its metrics say how many are there
+    if device.type == "cuda":
+        _check(device, job.name)
     if os.getpid() != parent:
         _settle(job.kind)
     return job, status, time.perf_counter() - start, reason
+
+
+def _check(device: torch.device, job: str) -> None:
+    """After some errors a GPU refuses everything that this process asks of it: not the fault of the jobs to come."""
+    import torch
+
+    try:
+        torch.cuda.synchronize(device)
+    except RuntimeError as error:
+        raise UnlearnBenchError(f"{device} is of no use after {job}: {error}; the same command goes on") from error
 
 
 @functools.cache
@@ -303,6 +316,7 @@ def claim(root: Path, devices: tuple[str, ...]) -> torch.device:
 
     if devices == ("cpu",):
         torch.set_num_threads(1)
+    torch.backends.cudnn.deterministic = True  # the same cell, the same row; and a training can be run once more
     for name in devices[:-1]:
         lock = FileLock(root / "locks" / f"device-{name.replace(':', '-')}.lock", timeout=0)
         with suppress(Timeout):

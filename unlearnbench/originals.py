@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from unlearnbench import datasets
 from unlearnbench.cells import Cell
-from unlearnbench.data import Counter, Data, Samples, augmentation, derive_seed, generator
+from unlearnbench.data import Counter, Data, Samples, augmentation, derive_seed, forked, generator
 from unlearnbench.models import Classifier, build_model
 from unlearnbench.registry import build
 from unlearnbench.scenarios import Split
@@ -95,7 +95,7 @@ def training_log(cell: Cell, data: Data, split: Split, seen: np.ndarray | None =
     model, samples = trainee(cell, data, seen, Counter())
     positions = np.arange(len(data.x_train)) if seen is None else seen
     watched = _Watched(samples, torch.from_numpy(np.isin(positions, split.forget)).to(samples.device), model)
-    with torch.random.fork_rng():
+    with forked(samples.device):
         torch.manual_seed(derive_seed(cell.seed, "original dropout"))
         train(model, watched, cell.recipe)  # type: ignore[arg-type]
     return watched.log

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from unlearnbench.cells import Cell, Plugin, Probe, Recipe
-from unlearnbench.data import Data
+from unlearnbench.data import Data, forked
 from unlearnbench.engine import all_metrics
 from unlearnbench.evidence import Context, Evidence
 from unlearnbench.models import Classifier
@@ -88,7 +88,7 @@ def evaluate(
         return {name: np.stack([one[name] for one in found]) for name in found[0]} if found else None
 
     y_train, y_test = data.y_train.cpu().numpy(), data.y_test.cpu().numpy()
-    with _generators(seed):
+    with _generators(seed, data.x_train.device):
         reference = look(oracle)
         score(reference, Context(oracle=reference), metrics)
         untrained = _untrained(original, seed)
@@ -105,11 +105,11 @@ def evaluate(
 
 
 @contextmanager
-def _generators(seed: int) -> Iterator[None]:
+def _generators(seed: int, device: torch.device) -> Iterator[None]:
     """The global generators, from which dropout (torch) and scikit-learn (numpy) draw, as they were afterwards."""
     state = np.random.get_state()  # noqa: NPY002
     try:
-        with torch.random.fork_rng():
+        with forked(device):
             torch.manual_seed(seed)
             yield
     finally:
@@ -167,7 +167,7 @@ def _with_head(model: nn.Module, head: str | None, num_classes: int) -> nn.Modul
 def _untrained(model: nn.Module, seed: int) -> nn.Module | None:
     """The same network with new random weights, where all its layers know how to draw them; else None."""
     fresh = deepcopy(model)
-    with torch.random.fork_rng():
+    with forked(next(fresh.parameters(), torch.empty(0)).device):
         torch.manual_seed(seed)
         for layer in fresh.modules():
             reset = getattr(layer, "reset_parameters", None)

@@ -22,7 +22,7 @@ GOLATKAR_DRAWS, GOLATKAR_LOSS = 500, 0.1  # draws an epoch, and the loss on D_f 
 
 def outputs(model: nn.Module, samples: Samples) -> Tensor:
     """Logits in the order of the set, eval mode; on augmented images where the set augments, always the same draw."""
-    return predict(model, samples.replace(samples.images()).images(augment=True))
+    return torch.cat([predict(model, x) for x in samples.replace(samples.images()).augmented_images()])
 
 
 def relearn_steps(model: nn.Module, forget: Samples, target: float, cap: int) -> tuple[int | None, float]:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from unlearnbench import datasets
 from unlearnbench.cells import Cell, Plugin, Row
 from unlearnbench.cost import count_work, measure, price
-from unlearnbench.data import Counter, Data, Samples, augmentation, derive_seed
+from unlearnbench.data import Counter, Data, Samples, augmentation, derive_seed, forked
 from unlearnbench.models import Classifier, build_model
 from unlearnbench.originals import Log, fresh_network, keep, trainee
 from unlearnbench.probes import collect, warm_up, whole_outputs
@@ -34,7 +34,7 @@ from unlearnbench.training import train
 
 def run_cell(cell: Cell, store: Store, data_root: Path, device: torch.device) -> Row:
     """Run a cell that is not done and store its row. A method that raises gives a ``failed`` row with its traceback."""
-    with store.lock(f"cell-{cell.key}"), torch.random.fork_rng():
+    with store.lock(f"cell-{cell.key}"), forked(device):
         if store.done(cell):  # another process was faster
             return store.row(cell)  # type: ignore[return-value]
         data = load_data(cell.dataset, data_root, device)
@@ -201,7 +201,7 @@ def prepare_cell(cell: Cell, store: Store, data_root: Path, device: torch.device
     """The long part of a cell whose method prepares something, ahead of the cell and of its original."""
     data = load_data(cell.dataset, data_root, device)
     method = build("methods", cell.method.name, cell.method.params)
-    with torch.random.fork_rng():
+    with forked(device):
         load_prepared(method, cell, store, data, make_cell_split(cell, data))
 
 

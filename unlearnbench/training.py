@@ -113,4 +113,5 @@ def predict(model: nn.Module, x: Tensor) -> Tensor:
 
 def chunks(x: Tensor) -> Sequence[Tensor]:
     """``x`` in parts of a size at which a forward pass is fast: what fits a processor's cache, or fills a GPU."""
-    return x.split(1000 if x.device.type == "cuda" else max(128, 100_000 // math.prod(x.shape[1:])))
+    most, values = (1000, 10_000_000) if x.device.type == "cuda" else (2000, 100_000)
+    return x.split(min(most, max(128, values // math.prod(x.shape[1:]))))

@@ -237,13 +237,12 @@ class Request:
 
     def gap(self, params: Mapping[str, Any]) -> float:
         """Average gap to the oracle, in points, with these hyperparameters. Raises what the method raises."""
-        import torch
-
         from unlearnbench import runner
+        from unlearnbench.data import forked
 
         method = build("methods", self.cell.method.name, dict(params))
         cell = dataclasses.replace(self.cell, method=Plugin.of(self.cell.method.name, method))
-        with torch.random.fork_rng():
+        with forked(self.data.x_train.device):
             original = runner.original_of(method, self.original, cell, self.store, self.data, self.split)
             model, _ = runner.unlearn(method, original, cell, self.store, self.data, self.split)
         values = self._values(model)
