@@ -316,7 +316,8 @@ def claim(root: Path, devices: tuple[str, ...]) -> torch.device:
 
     if devices == ("cpu",):
         torch.set_num_threads(1)
-    torch.backends.cudnn.deterministic = True  # the same cell, the same row; and a training can be run once more
+    else:
+        torch.backends.cudnn.deterministic = True  # the same cell, the same row; and a training can be run once more
     for name in devices[:-1]:
         lock = FileLock(root / "locks" / f"device-{name.replace(':', '-')}.lock", timeout=0)
         with suppress(Timeout):
