@@ -200,6 +200,8 @@ def test_what_was_found_is_a_suite_that_says_so(
     assert "# a comment that stays" in text
     assert "unlearnbench tune tiny --trials 20" in text.splitlines()[0]
     assert tomllib.loads(text)["methods"]["finetune"]["in"]["random"] == {"lr": 0.003, "tuned": 20}
+    assert tomllib.loads(text)["title"] == "Tiny, tuned"
+    assert tomllib.loads(tuned_suite(text, {}, 20, "", quick=True))["title"] == "Tiny, tuned, tuned in quick mode"
     path = tmp_path / "tuned.toml"
     path.write_text(text)
     found = {e.method: (e.settings, e.cell.method.params) for e in make_plan(str(path)).entries}

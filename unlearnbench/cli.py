@@ -203,7 +203,7 @@ def tune(
         best = api.tune(plan, trials, requests, Store(results), device, jobs, data, reporter)
     chosen = f" --methods {methods}" * bool(methods) + f" --scenarios {scenarios}" * bool(scenarios)
     command = f"unlearnbench tune {suite} --trials {trials} --requests {requests}{chosen}" + " --quick" * quick
-    to.write_text(tuned_suite(text, best, trials, command), encoding="utf-8")
+    to.write_text(tuned_suite(text, best, trials, command, quick), encoding="utf-8")
     print(f"Searches: {len(best)}, trials of each: {trials}. Written: {to} (unlearnbench run {to})")
     return 0
 

@@ -186,12 +186,14 @@ def _readable(value: Any) -> Any:
     return float(f"{value:.3g}") if isinstance(value, float) else value
 
 
-def tuned_suite(text: str, best: Mapping[tuple[str, str], Mapping[str, Any]], trials: int, command: str) -> str:
+def tuned_suite(
+    text: str, best: Mapping[tuple[str, str], Mapping[str, Any]], trials: int, command: str, quick: bool = False
+) -> str:
     """The suite ``text`` (TOML) with the hyperparameters found in the place of its own, comments and all else kept."""
     import tomlkit
 
     suite = tomlkit.parse(text)
-    suite["title"] = f"{suite['title']}, tuned"
+    suite["title"] = f"{suite['title']}, tuned" + " in quick mode" * quick
     methods: Any = suite["methods"]
     for (scenario, label), params in best.items():
         if label not in methods:
