@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, get_args
 
 import pytest
 
 from unlearnbench import registry
 from unlearnbench.cards import SECTIONS, card, search_laws, sections
-from unlearnbench.spec import Choice, Configured, LogUniform, UnlearnBenchError
+from unlearnbench.spec import Choice, Configured, LogUniform, Uniform, UnlearnBenchError
 from unlearnbench.suites import packaged
 
 
@@ -124,4 +124,13 @@ class Tuned(Configured):
 
 
 def test_search_laws_stand_beside_the_types() -> None:
-    assert search_laws(Tuned) == {"rate": LogUniform(1e-3, 1), "depth": Choice((1, 2))}
+    assert {name: repr(law) for name, law in search_laws(Tuned).items()} == {
+        "rate": "LogUniform(low=0.001, high=1)",
+        "depth": "Choice(values=(1, 2))",
+    }
+
+
+def test_a_law_stays_as_it_was_written() -> None:
+    """typing keeps one of two annotations that compare equal, whichever was made first."""
+    written = [Annotated[float, Uniform(0, 1)], Annotated[float, Uniform(0, 1.0)]]
+    assert [repr(get_args(one)[1]) for one in written] == ["Uniform(low=0, high=1)", "Uniform(low=0, high=1.0)"]

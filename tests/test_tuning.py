@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from unlearnbench import api
+from unlearnbench.engine import Pool
 from unlearnbench.registry import build
 from unlearnbench.scenarios import make_split
 from unlearnbench.spec import Access, Choice, Count, Fraction, LogUniform, Method, Uniform, UnlearnBenchError
@@ -136,6 +137,16 @@ def test_interrupted_in_its_first_trial_it_still_tries_the_suites_own_values(
     complete = [t for t in _trials(store) if t.state == optuna.trial.TrialState.COMPLETE]
     assert complete[0].params == {"amount": 40.0, "times": 1, "side": "low"}
     assert len(complete) == 2
+
+
+def test_what_was_found_stands_in_the_order_of_the_suite(
+    tiny: Callable[..., Path], register: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    register("methods", damage=Damage)
+    in_turn = Pool.map
+    monkeypatch.setattr(Pool, "map", lambda pool, tasks: reversed(list(in_turn(pool, tasks))))
+    found = api.tune(make_plan(str(tiny("finetune", "damage"))), 1, 1, Store(tmp_path), "cpu", 1)
+    assert list(found) == [("random", "finetune"), ("random", "damage")]
 
 
 class Listener:

@@ -32,7 +32,8 @@ Count = Annotated[int, Gt(0)]
 Seed = Annotated[int, Ge(0)]
 
 
-@dataclass(frozen=True)
+# Laws are compared by identity: typing keeps one of two equal ones, so that Uniform(0, 1) could become Uniform(0, 1.0).
+@dataclass(frozen=True, eq=False)
 class LogUniform:
     """Search law of a hyperparameter, beside its type: ``Annotated[Positive, LogUniform(1e-5, 1e-1)]``. Whole numbers
     where the type is int."""
@@ -41,7 +42,7 @@ class LogUniform:
     high: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Uniform:
     """Search law: uniform from ``low`` to ``high``. Whole numbers where the type is int."""
 
@@ -49,7 +50,7 @@ class Uniform:
     high: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Choice:
     """Search law: one of ``values``."""
 

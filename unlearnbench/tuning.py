@@ -117,7 +117,7 @@ def tune(
             reporter.begin(f"{search.entry.scenario} {search.entry.method}")
             yield delayed(_search)(search, store.root, data_root, tuple(devices))
 
-    best = {}
+    best: dict[tuple[str, str], dict[str, Any]] = {(s.entry.scenario, s.entry.method): {} for s in todo}  # in order
     for search, params, value, failures, seconds in pool.map(feed()):
         where = search.entry.scenario, search.entry.method
         best[where] = params
