@@ -26,8 +26,8 @@ class Amnesiac(Method):
     CIFAR100.ipynb" and "Amnesiac ML Evaluation.ipynb" at ae594cd.
 
     Differences: their repair goes on with the state of the training's Adam, ours starts a new one, and augments images
-    where the recipe does. As there, buffers
-    (BatchNorm's statistics) stay those of θo: a sum of their changes means nothing.
+    where the recipe does. As there, buffers (BatchNorm's statistics) stay those of θo: a sum of their changes means
+    nothing.
 
     Defaults: theirs for ResNet-18 on MNIST with 100 samples of one class and on CIFAR-100: Adam 1e-3, batch 64, 10
     epochs of repair.

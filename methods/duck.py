@@ -38,8 +38,8 @@ class DUCK(Method):
     and still compares those numbers with labels; here centroids know their class. It lists nearest centroids for every
     step of the first epoch and later looks them up by batch of D_f; here they are kept as in its run_bias. It stops by
     the accuracy on the test set where random samples are forgotten; here by the validation set. Its
-    batch_fgt_ret_ratio, 40, is one less than the batches it takes. Last smaller
-    batches are kept everywhere, and label smoothing for Tiny-ImageNet is left out.
+    batch_fgt_ret_ratio, 40, is one less than the batches it takes. Last smaller batches are kept everywhere,
+    and label smoothing for Tiny-ImageNet is left out.
 
     Defaults: its own for a class of CIFAR-10 and ResNet-18 (``retain_batches`` 6 for CIFAR-100 and Tiny-ImageNet).
     Up to 200 epochs, but it stops by itself.

@@ -28,9 +28,9 @@ class SCAR(Method):
     covariance off the diagonal, and scaled to unit variances. The class is the nearest in the original but the true
     and the forgotten ones, fixed. Each batch of D_f takes ``surrogate_steps`` steps, each with a batch of surrogates as
     large as D_f, but at most ``batch_size``. It ends, after two epochs, with the step where the accuracy on D_f is
-    below 1%, for random samples that of θo on the validation set less 1.5 points.
-    A forgotten class: surrogates that θo takes for it are left out, and the others' logit of it is their smallest.
-    Otherwise: classes forgotten so far that their accuracy is below ``guard`` count no more, others by their accuracy.
+    below 1%, for random samples that of θo on the validation set less 1.5 points. Surrogates that θo takes for a
+    forgotten class are left out, and the others' logit of it is their smallest. For random samples: classes whose
+    accuracy is below ``guard`` count no more, others by their accuracy.
 
     Code read: https://github.com/jbonato1/SCAR, src/Unlearning_methods.py, src/opts.py and src/main.py at 280ceae.
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from method_cases import CLASS, RANDOM, assert_same_parameters, double, network, split_of, task_of
+from method_cases import CLASS, RANDOM, assert_same_parameters, double, network, parts, plain_step, split_of, task_of
 from torch import Tensor, nn
 from torch.nn import functional as F
 from unlearnbench_methods.bad_teacher import BadTeacher
@@ -27,16 +27,6 @@ from unlearnbench.task import Task
 def kl(p: Tensor, q: Tensor) -> Tensor:
     """Σ p·log(p/q), of each row."""
     return (torch.xlogy(p, p) - torch.xlogy(p, q)).sum(1)
-
-
-def step(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
-    optimizer.zero_grad()
-    loss.backward()
-    optimizer.step()
-
-
-def slices(n: int, size: int) -> list[slice]:
-    return [slice(start, start + size) for start in range(0, n, size)]
 
 
 # --- scrub -----------------------------------------------------------------------------------------------------------
@@ -63,10 +53,10 @@ def scrub_reference(model: Classifier, data: Data, split: Split, wrong: str, sgd
         decayed = {1: 5e-4, 2: 5e-4, 3: 5e-5, 4: 5e-6}
         optimizer.param_groups[0]["lr"] = 5e-4 if wrong == "no decay" else decayed[epoch]
         if epoch <= 2 or wrong == "it maximises to the end":
-            for b in slices(len(x_f), 12):
-                step(optimizer, (1 if wrong == "it minimises on D_f" else -1) * divergence(x_f[b]))
-        for b in slices(len(x_r), 10):
-            step(optimizer, 0.9 * F.cross_entropy(student(x_r[b]), y_r[b]) + 0.4 * divergence(x_r[b]))
+            for b in parts(len(x_f), 12):
+                plain_step(optimizer, (1 if wrong == "it minimises on D_f" else -1) * divergence(x_f[b]))
+        for b in parts(len(x_r), 10):
+            plain_step(optimizer, 0.9 * F.cross_entropy(student(x_r[b]), y_r[b]) + 0.4 * divergence(x_r[b]))
     return student
 
 
@@ -183,14 +173,14 @@ def bad_teacher_reference(
         good, bad = bad, good
     adam, losses = torch.optim.Adam(student.parameters(), lr=1e-3), []
     for _ in range(2):
-        for b in slices(len(x), 9):
+        for b in parts(len(x), 9):
             with torch.no_grad():
                 forgotten = torch.arange(len(x))[b, None] < 32
                 p = torch.softmax(torch.where(forgotten, bad(x[b]), good(x[b])) / 2, 1)
             q = torch.softmax(student(x[b]) / 2, 1)
             rows = kl(q, p) if wrong == "the divergence is swapped" else kl(p, q)
             loss = rows.mean() if wrong == "averaged over the batch alone" else rows.sum() / (3 * len(rows))
-            step(adam, loss)
+            plain_step(adam, loss)
             losses.append(loss.item())
     return student, losses[0]
 
@@ -204,7 +194,7 @@ def test_bad_teacher_is_its_reference_parameter_by_parameter(data: Data, monkeyp
 
     def descend(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
         losses.append(loss.item())
-        step(optimizer, loss)
+        plain_step(optimizer, loss)
 
     monkeypatch.setattr("unlearnbench_methods.bad_teacher.descend", descend)
     method = BadTeacher(lr=1e-3, temperature=2, batch_size=9, epochs=2)
@@ -265,7 +255,7 @@ def delete_reference(model: Classifier, data: Data, split: Split, wrong: str) ->
     student, teacher = deepcopy(model).train(), deepcopy(model).eval()
     sgd = torch.optim.SGD(student.parameters(), lr=0.05, momentum=0.9)
     for _ in range(3):
-        for b in slices(len(x), 10):
+        for b in parts(len(x), 10):
             with torch.no_grad():
                 p = torch.softmax(teacher(x[b]), 1)
                 if wrong != "the true class stays":
@@ -273,7 +263,7 @@ def delete_reference(model: Classifier, data: Data, split: Split, wrong: str) ->
                 if wrong != "not normalised":
                     p = p / p.sum(1, keepdim=True)
             q = torch.softmax(student(x[b]), 1)
-            step(sgd, kl(p, q).sum() / (3 * len(p) if wrong == "averaged over classes too" else len(p)))
+            plain_step(sgd, kl(p, q).sum() / (3 * len(p) if wrong == "averaged over classes too" else len(p)))
     return student
 
 
