@@ -227,6 +227,6 @@ def test_workers_stay_the_same_from_job_to_job(tiny: Tiny, monkeypatch: pytest.M
     monkeypatch.setattr(engine, "_time_training", lambda *_: os.getpid())
     pool = engine.Pool(tiny().parent, tiny().parent, ("cpu",), 2, Log())
     job = engine.Job("original", make_plan(str(tiny())).entries[0])
-    workers = {pool.time_training(job) for _ in range(4)}
+    workers = {pool.look_ahead([job], []) for _ in range(4)}
     assert len(workers) <= 2
     assert os.getpid() not in workers

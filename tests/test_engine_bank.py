@@ -183,8 +183,7 @@ def test_pieces_do_not_depend_on_the_number_of_workers(tiny: Tiny, monkeypatch: 
         return []
 
     monkeypatch.setattr(engine.Pool, "run", note)
-    monkeypatch.setattr(engine.Pool, "check_splits", lambda *_: None)
-    monkeypatch.setattr(engine.Pool, "time_training", lambda *_: 0.0)
+    monkeypatch.setattr(engine.Pool, "look_ahead", lambda *_: 0.0)
     monkeypatch.setattr(engine, "bring_up_to_date", lambda *_: None)
     for workers in (1, 2, 7):
         asked.append([])

@@ -15,7 +15,6 @@ from metric_cases import Case, golden_tests
 from scipy.special import expit, logit
 
 from unlearnbench import likelihood
-from unlearnbench.attacks import cross_entropy
 from unlearnbench.distributions import margin
 from unlearnbench.evidence import Context, Evidence
 from unlearnbench.metrics import leakage
@@ -200,7 +199,7 @@ def row_for_bank(e: Evidence, context: Context) -> tuple[Evidence, Context]:
 
 
 def emia_of_half(e: Evidence, context: Context) -> float | Empty:
-    (member, other, _), (out_member, out_other, _) = leakage._sides(e, context, cross_entropy)
+    (member, other, _), (out_member, out_other, _) = leakage._losses(e, context)
     return likelihood.emia(member, other, out_member, out_other)
 
 

@@ -6,6 +6,7 @@ A *cell* is (dataset, model, recipe, scenario, method, split seed, seed). Runnin
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 from collections.abc import Mapping
@@ -103,36 +104,36 @@ class Cell(Checked):
         d = self.as_dict()
         return digest([TRAINING_VERSION, *(d[name] for name in names)])
 
-    @property
+    @functools.cached_property
     def key(self) -> str:
         """Names the row: everything that changes a number in it."""
         return digest([TRAINING_VERSION, EVIDENCE_VERSION, self.as_dict()])
 
-    @property
+    @functools.cached_property
     def original_key(self) -> str:
         return self._digest("dataset", "model", "recipe", "seed")
 
-    @property
+    @functools.cached_property
     def untrained_key(self) -> str:
         """Names a network of the cell's architecture with random weights."""
         return self._digest("dataset", "model", "seed")
 
-    @property
+    @functools.cached_property
     def oracle_key(self) -> str:
         """Names a model of the oracle bank: retrained on the retain set of this split."""
         return self._digest("dataset", "model", "recipe", "seed", "scenario", "split_seed")
 
-    @property
+    @functools.cached_property
     def bank_key(self) -> str:
         """Cells of one bank share everything that an oracle depends on but its seed."""
         return self._digest("dataset", "model", "recipe", "scenario", "split_seed")
 
-    @property
+    @functools.cached_property
     def prepared_key(self) -> str:
         """Names what the method prepared; for the oracle that is the retrained model itself."""
         return self._digest("dataset", "model", "recipe", "seed", "scenario", "split_seed", "method")
 
-    @property
+    @functools.cached_property
     def own_original_key(self) -> str:
         """Names the original that the method brought itself: the same for every forget set."""
         return self._digest("dataset", "model", "recipe", "seed", "method")
@@ -141,19 +142,19 @@ class Cell(Checked):
         """Names what was recorded of a training: of the original, or of a shadow's, which did not see all of D."""
         return digest([self.original_key, self.split_key, "log" if whole else "log of a shadow"])
 
-    @property
+    @functools.cached_property
     def split_key(self) -> str:
         """Names the stored split: the same samples for every method."""
         return self._digest("dataset", "scenario", "split_seed")
 
-    @property
+    @functools.cached_property
     def group(self) -> str:
         """Rows of one group share dataset, scenario, seeds and all settings: they differ in the method alone."""
         d = self.as_dict()
         del d["method"]
         return digest(d)
 
-    @property
+    @functools.cached_property
     def split_group(self) -> str:
         """Rows of one split group differ in method and seed alone."""
         d = self.as_dict()

@@ -53,15 +53,18 @@ class Basis:
 
     def of(self, metric: Metric) -> str:
         """What a score of ``metric`` rests on, as text: where it differs from the stored one the score is stale."""
+        named = [f"{need} {self._named[need]}" for need in metric.needs if need in self._named]
+        return ", ".join([*named, *([f"first {self.first}"] if metric.of_split else [])])
+
+    @functools.cached_property
+    def _named(self) -> dict[str, str]:
         members = digest(self.oracles)  # the oracle's row has the bank in the place of the method's models
-        parts = {
+        return {
             "oracle": self.oracle.evidence_sha256 if self.oracle else "none",
             "bank": members,
             "unlearned": members if self.is_oracle else digest(self.unlearned),
             "shadows": members if self.is_oracle else digest(self.shadows),
         }
-        named = [f"{need} {parts[need]}" for need in metric.needs if need in parts]
-        return ", ".join([*named, *([f"first {self.first}"] if metric.of_split else [])])
 
 
 def score_plan(plan: Plan, store: Store, metrics: Mapping[str, Metric], workers: int = 1) -> None:

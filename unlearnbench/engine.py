@@ -112,15 +112,13 @@ def execute(
     trainings, cells = ([piece for job in jobs for piece in _cut(job, devices[0])] for jobs in jobs_of(plan, store))
     reporter.start(len(trainings) + len(cells))
     pool = Pool(store.root, data_root, tuple(devices), workers, reporter)
-    pool.check_splits(cells)
-    if trainings:
-        models = sum(len(job.members) or 1 for job in trainings)
-        hours = pool.time_training(trainings[0]) * models / workers / 3600
-        if hours > 1:
-            reporter.say(
-                f"Judging by a first few training steps, the originals and oracles of this suite alone will take about "
-                f"{hours:.0f} h on {devices[0]}. --quick (QUICK=1) runs the whole path on a small part in minutes."
-            )
+    seconds = pool.look_ahead(trainings, cells)
+    hours = seconds * sum(len(job.members) or 1 for job in trainings) / workers / 3600
+    if hours > 1:
+        reporter.say(
+            f"Judging by a first few training steps, the originals and oracles of this suite alone will take about "
+            f"{hours:.0f} h on {devices[0]}. --quick (QUICK=1) runs the whole path on a small part in minutes."
+        )
     broken = {artifact_key(job): reason for job, reason in pool.run(trainings) if not job.members}
     single = [job for job in cells if not job.members]  # banks have originals of their own
     lost = [job for job in single if {job.entry.cell.original_key, job.entry.cell.prepared_key} & broken.keys()]
@@ -193,16 +191,13 @@ class Pool:
                 broken.append((job, reason))
         return broken
 
-    def check_splits(self, jobs: list[Job]) -> None:
-        """Make every split once: a scenario that does not fit the labels is an error before anything trains."""
-        cells = list({job.entry.cell.split_key: job.entry.cell for job in jobs}.values())
-        list(self.map(iter([delayed(_check_splits)(cells, self.root, self.data_root, self.devices)] if cells else [])))
-
-    def time_training(self, job: Job) -> float:
-        """Seconds that one original will take here, from its first few steps."""
-        task = delayed(_time_training)(job, self.root, self.data_root, self.devices)
-        [seconds] = self.map(iter([task]))  # to its end: a generator left half-way would take the workers with it
-        return seconds
+    def look_ahead(self, trainings: list[Job], cells: list[Job]) -> float:
+        """Make every split once: a scenario that does not fit the labels is an error before anything trains. Meanwhile
+        take the first few steps of a training: the seconds that all of it will take here, 0 without any."""
+        splits = {job.entry.cell.split_key: job.entry.cell for job in cells}.values()
+        tasks = [delayed(_time_training)(job, self.root, self.data_root, self.devices) for job in trainings[:1]]
+        tasks += [delayed(_check_split)(cell, self.root, self.data_root, self.devices) for cell in splits]
+        return sum(seconds or 0.0 for seconds in self.map(iter(tasks)))
 
     def map(self, tasks: Iterator[Any]) -> Iterator[Any]:
         """Results of joblib's ``delayed`` tasks as they end. One that stops half-way ends the workers."""
@@ -296,11 +291,10 @@ def _end_with(parent: int) -> None:
         threading.Thread(target=watch, daemon=True).start()
 
 
-def _check_splits(cells: list[Cell], root: Path, data_root: Path, devices: tuple[str, ...]) -> None:
+def _check_split(cell: Cell, root: Path, data_root: Path, devices: tuple[str, ...]) -> None:
     from unlearnbench.runner import load_data, make_cell_split
 
-    for cell in cells:
-        make_cell_split(cell, load_data(cell.dataset, data_root, claim(root, devices)))
+    make_cell_split(cell, load_data(cell.dataset, data_root, claim(root, devices)))
 
 
 def _time_training(job: Job, root: Path, data_root: Path, devices: tuple[str, ...]) -> float:

@@ -65,7 +65,8 @@ def keep(
 
 
 class _Watched:
-    """Samples whose batches are watched: what the steps on those that hold a marked sample add to the model."""
+    """Samples whose batches are watched: what the steps on those that hold a marked sample add to the model. Of steps
+    that follow one another the sum is what lies between the first and the last."""
 
     def __init__(self, samples: Samples, marked: Tensor, model: nn.Module) -> None:
         self._samples, self._marked, self._model = samples, marked, model
@@ -76,14 +77,21 @@ class _Watched:
         return len(self._samples)
 
     def batches(self, size: int) -> Iterator[tuple[Tensor, ...]]:
+        before: Log = {}
         for x, y, marked in self._samples.batches(size, extra=(self._marked,)):
-            if not marked.any():
-                yield x, y
-                continue
-            before = {name: tensor.clone() for name, tensor in self._model.state_dict().items()}
+            watched = bool(marked.any())
+            if watched and not before:
+                before = {name: tensor.clone() for name, tensor in self._model.state_dict().items()}
+            elif before and not watched:
+                self._note(before)
+                before = {}
             yield x, y  # the training comes back here when it has made its step
-            for name, tensor in self._model.state_dict().items():
-                self.log[name] += tensor - before[name]
+        self._note(before)
+
+    def _note(self, before: Log) -> None:
+        after = self._model.state_dict()
+        for name, tensor in before.items():
+            self.log[name] += after[name] - tensor
 
 
 def training_log(cell: Cell, data: Data, split: Split, seen: np.ndarray | None = None) -> Log:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 
 from unlearnbench import attacks, likelihood
-from unlearnbench.attacks import cross_entropy
+from unlearnbench.attacks import cross_entropy, true_probability
 from unlearnbench.distributions import margin
 from unlearnbench.evidence import Context, Evidence
 from unlearnbench.likelihood import Attack
@@ -61,41 +59,46 @@ MIA_NEIGHBOUR = Metric(
 # --- one model against oracles ---------------------------------------------------------------------------------------
 
 
-def _sides(
-    evidence: Evidence, context: Context, signal: Callable[[np.ndarray, np.ndarray], np.ndarray]
-) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """A signal of the row ``[n]`` and of the bank ``[N, n]``: on D_f, on unseen samples of its classes, and on others
-    of these that are kept apart as a population."""
-    assert context.bank is not None
-    unseen = np.flatnonzero(np.isin(evidence.labels["test"], evidence.labels["forget"]))
-    whole = np.arange(len(evidence.labels["forget"]))
-    parts = [("forget", whole), ("test", unseen[: len(unseen) // 2]), ("test", unseen[len(unseen) // 2 :])]
-    own = [signal(evidence.logits[name][where], evidence.labels[name][where]) for name, where in parts]
-    bank = [
-        np.stack([signal(z[where], evidence.labels[name][where]) for z in context.bank[name]]) for name, where in parts
-    ]
-    return own, bank
+Sides = tuple[list[np.ndarray], list[np.ndarray]]
 
 
-def _probability(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    return np.exp(-cross_entropy(logits, labels))
+def _losses(evidence: Evidence, context: Context) -> Sides:
+    """Losses of the row ``[n]`` and of the bank ``[N, n]``: on D_f, on unseen samples of its classes, and on others of
+    these that are kept apart as a population. Computed once for the metrics that read them."""
+    if "losses" not in context.shared:
+        assert context.bank is not None
+        unseen = np.flatnonzero(np.isin(evidence.labels["test"], evidence.labels["forget"]))
+        whole = np.arange(len(evidence.labels["forget"]))
+        parts = [("forget", whole), ("test", unseen[: len(unseen) // 2]), ("test", unseen[len(unseen) // 2 :])]
+        own = [cross_entropy(evidence.logits[name][where], evidence.labels[name][where]) for name, where in parts]
+        bank = [
+            np.stack([cross_entropy(z[where], evidence.labels[name][where]) for z in context.bank[name]])
+            for name, where in parts
+        ]
+        context.shared["losses"] = own, bank
+    return context.shared["losses"]
+
+
+def _confidences(evidence: Evidence, context: Context) -> Sides:
+    own, bank = _losses(evidence, context)
+    return [np.exp(-x) for x in own], [np.exp(-x) for x in bank]
 
 
 def rmia(evidence: Evidence, context: Context) -> float | Empty:
-    (member, other, population), (out_member, out_other, out_population) = _sides(evidence, context, _probability)
+    (member, other, population), (out_member, out_other, out_population) = _confidences(evidence, context)
     return likelihood.rmia(member, other, population, out_member, out_other, out_population)
 
 
 def emia(evidence: Evidence, context: Context) -> float | Empty:
-    (member, *others), (out_member, *out_others) = _sides(evidence, context, cross_entropy)
+    (member, *others), (out_member, *out_others) = _losses(evidence, context)
     return likelihood.emia(member, np.concatenate(others), out_member, np.concatenate(out_others, axis=1))
 
 
 def iam(evidence: Evidence, context: Context) -> float | Empty:
     assert context.original is not None
-    labels = evidence.labels["forget"]
-    (member, *_), (out, *_) = _sides(evidence, context, _probability)
-    return likelihood.iam(_probability(context.original["forget"], labels), out, member)
+    (member, *_), (out, *_) = _confidences(evidence, context)
+    original = true_probability(context.original["forget"], evidence.labels["forget"])
+    return likelihood.iam(original, out, member)
 
 
 RMIA = Metric(
