@@ -138,7 +138,8 @@ def test_a_cell_becomes_a_row_with_evidence(store: Store) -> None:
         "samples": 0, "gradients": 0, "peak_memory": None,
     }  # fmt: skip
     assert row.environment["fingerprint"] == DIGITS.version
-    assert {"device", "threads", "python", "torch", "numpy", "source"} <= set(row.environment)
+    assert {"device", "threads", "tf32", "python", "torch", "numpy", "source"} <= set(row.environment)
+    assert row.environment["tf32"] is False  # on a processor
 
 
 def test_identitys_outputs_are_the_originals(store: Store) -> None:

@@ -256,6 +256,7 @@ def environment(data: Data, device: torch.device) -> dict[str, Any]:
     return {
         "device": torch.cuda.get_device_name(device) if cuda else _processor(),
         "threads": torch.get_num_threads(),
+        "tf32": cuda and torch.backends.cudnn.allow_tf32,  # convolutions of float32 with 10 bits of mantissa
         "python": platform.python_version(),
         "torch": torch.__version__,
         "numpy": np.__version__,
