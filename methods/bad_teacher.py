@@ -35,7 +35,7 @@ class BadTeacher(Method):
 
     Known failures: an untrained network is near-uniform, so that forgotten samples become far less certain than those
     of an oracle, which a membership attack can see. One epoch at lr 1e-4 changes little where there are few batches:
-    on the digits, with two, it leaves every prediction on D_f as it was.
+    in digits-all, with two, it leaves nearly every prediction on D_f as it was.
     """
 
     paper: ClassVar[str] = "Chundawat et al. 2023, Can Bad Teaching Induce Forgetting?, 2205.08096"

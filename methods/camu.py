@@ -24,7 +24,8 @@ class CaMU(Method):
 
     Objective: D_s is a uniform sample of D_r as large as D_f. The j-th forget sample (x_f, y_f) is paired with the j-th
     sample (x', y') of D_s to the counterfactual x_cf = x' + U[0,1), y_cf = y' or, where that is y_f, another class at
-    random. With θ0 the frozen original, over shuffled batches of the pairs and, beside them, of D_s:
+    random. Where the recipe augments, x_f and x' are augmented here, once, and then fixed. With θ0 the frozen original,
+    over shuffled batches of the pairs and, beside them, of (x_r, y_r) in D_s, which is augmented anew each time:
         1. ``kl_retain``·KL(σ h_θ0(x_r) ‖ σ h_θ(x_r)) + ``kl_forget``·KL(σ h_θ0(x_cf) ‖ σ h_θ(x_f)),
            summed over the batch; Adam at ``lr_kl``
         2. ``ce_retain``·CE(f_θ(x_r), y_r) + ``ce_forget``·CE(f_θ(x_f), y_cf),
@@ -41,7 +42,8 @@ class CaMU(Method):
     Defaults: the authors' for MNIST, random 10%. ``repeat`` is 10 for one class of CIFAR-100, where D_f is repeated as
     often.
 
-    Known failures: forget samples of a class are drawn to the representations of others, and are known as outsiders.
+    Known failures: forget samples of a class are drawn to the representations of others; an attack may recognise them
+    as outliers there.
     """
 
     paper: ClassVar[str] = "Shen et al. 2024, CaMU: Disentangling Causal Effects in Deep Model Unlearning, 2401.17504"

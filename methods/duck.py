@@ -45,8 +45,8 @@ class DUCK(Method):
     Up to 200 epochs, but it stops by itself.
 
     Known failures: where the accuracy on D_f does not fall that far it takes all of its epochs. The recovery can undo
-    what was forgotten, above all random samples: on the digits all of them are known again. Forgotten samples sit among
-    another class.
+    what was forgotten, above all random samples: in digits-all, random-10, nearly all of them are known again.
+    Forgotten samples sit among another class.
     """
 
     paper: ClassVar[str] = "Cotogni et al. 2023, DUCK: Distance-based Unlearning via Centroid Kinematics, 2312.02052"

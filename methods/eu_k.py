@@ -25,8 +25,8 @@ class EUk(Method):
     Differences: none known. As in the code the BatchNorms among these layers are trained, but start from θo's weights.
     Its option to start from a pretrained network is left out.
 
-    Defaults: those of `CFk`, whose training this is. The published 62 epochs (scripts/cifar10-CRT.sh) are 30 here,
-    one short of the end of a cycle as these are: on a small network 62 cost as much as retraining it.
+    Defaults: those of `CFk`, whose training this is. The published 62 epochs (scripts/cifar10-CRT.sh) are 30 here:
+    each is one epoch short of the end of a cycle (63, 31), and on digits 30 already take nearly as long as retraining.
 
     Known failures: what the frozen layers know of D_f stays. With a k that reaches into the first layers it is a
     retraining with another recipe.

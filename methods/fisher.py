@@ -57,7 +57,7 @@ class Fisher(Method):
                 if parameter.ndim > 1:
                     variance = variance.mean(1, keepdim=True).expand_as(parameter).clone()
                 if head:
-                    parameter[forgotten], variance[forgotten] = 0.0, 1e-4
+                    parameter[forgotten], variance[forgotten] = 0.0, 1e-4  # times 10 below: 1e-3
                 if head or parameter.ndim == 1:
                     variance *= 10
                 noise = torch.randn(parameter.shape, generator=rng, device=rng.device, dtype=parameter.dtype)

@@ -22,26 +22,25 @@ ROUNDS = 50  # of an epoch
 class GKT(Method):
     """Gated knowledge transfer: zero-shot, with the original network and the name of the forgotten classes alone.
 
-    Objective: a new network θ and a generator g take turns, both by Adam. Each round draws z ~ N(0, 1) and lets through
-    the gate those x = g(z) that the original gives at most ``gate`` for each forgotten class. One step of g maximises
-    KL(f_θo(x) ‖ f_θ(x)) / K; then ``student_steps`` steps of θ minimise the same plus ``attention``·Σ over
-    convolutions of the mean squared difference of their maps: the mean over channels of squared outputs, scaled to
-    length 1 by image. Gradients are clipped to norm 5. An epoch is 50 rounds.
+    Objective: a new network θ and a generator g alternate, both by Adam. Each round draws z ~ N(0, 1); those x = g(z)
+    pass to which the original gives at most ``gate`` for each forgotten class. One step of g maximises KL(f_θo(x) ‖
+    f_θ(x)) / K; then ``student_steps`` steps of θ minimise it plus ``attention``·Σ over convolutions of the mean
+    squared difference of maps (squared outputs, mean over channels, of length 1 by image). Gradient norms are clipped
+    at 5; 50 rounds are an epoch.
 
     Code read: https://github.com/ayushkumartarun/zero-shot-unlearning, unlearn.py, 1_class_mnist_allcnn.ipynb and
     models.py at 89f4ce6.
 
-    Differences: the notebook halves the rates when the accuracy on the test set stalls, which a zero-shot method cannot
-    know; here they are constant. Its maps are of activations after ReLU in one network and of convolutions in two;
-    here of convolutions. Its last convolution is wider for one channel. Where its gate closes, it resets the generator;
-    here the method fails after 100 closed draws in a row. As there, the new network stays in eval mode, so that its
-    BatchNorm keeps mean 0 and variance 1.
+    Differences: the notebook halves the rates when the test accuracy stalls, which a zero-shot method cannot know; here
+    they are constant. Its maps are of activations after ReLU in one network and of convolutions in two; here of
+    convolutions. Its last convolution is wider for one channel. Where its gate closes, it resets the generator; here it
+    fails after 100 closed draws in a row. As there, θ stays in eval mode: its BatchNorm keeps mean 0, variance 1.
 
-    Defaults: the notebook's for MNIST and All-CNN, but for 4,000 rounds of 256 images there (``epochs`` 80), which take
-    hundreds of times as long as a retraining on a small set: no data say when to stop.
+    Defaults: the notebook's for MNIST and All-CNN, but for its 4,000 rounds of 256 images (``epochs`` 80), hundreds of
+    times as long as retraining on a small set: no data say when to stop.
 
-    Known failures: generated images look like none of the data; with few rounds, or a network whose classes lie far
-    from random images, the new network learns little. All that the original knew is lost that it does not show there.
+    Known failures: generated images look like none of the data; with few rounds, or classes that lie far from random
+    images, θ learns little. What the original does not show there is lost.
     """
 
     paper: ClassVar[str] = "Chundawat et al. 2023, Zero-Shot Machine Unlearning, TIFS 2023, 2201.05629"

@@ -21,8 +21,8 @@ class Influence(Method):
 
     Objective: none is minimised. θ_u = θo + alpha·H⁻¹v with v = (n_f/n)·(∇CE(D_f; θo) - ∇CE(D_r; θo)), n = n_f + n_r.
     The product H⁻¹v comes from the WoodFisher recursion over single retain samples with gradients g_1, g_2, ...: k = v
-    and o = g_1; then for each g_i with N = ``samples``: k -= (k·g_i)/(N + o·g_i)·o, o -= (o·g_i)/(N + o·g_i)·o. In eval
-    mode.
+    and o = g_1 (``product`` and ``direction`` below); then for each further g_i with N = ``samples``:
+    k -= (k·g_i)/(N + o·g_i)·o, o -= (o·g_i)/(N + o·g_i)·o. In eval mode.
 
     Code read: https://github.com/OPTML-Group/Unlearn-Sparse, unlearn/Wfisher.py at 16a2dbc; the same rule stands in
     optim/unlearn/Wfisher.py of 16ddaf3, a revision that its history no longer holds.
@@ -36,7 +36,8 @@ class Influence(Method):
     shared with the noise of Fisher forgetting); 1 is the formula as derived.
 
     Known failures: an original that fits D_f has gradients near 0, so that alpha must be large before anything changes,
-    and nothing says how large; one step of such a size can ruin the retain set.
+    and nothing says how large; one step too long ruins the retain set. In digits-all, class-8, alpha 1 left four models
+    of five about as they were and ruined one.
     """
 
     paper: ClassVar[str] = "Jia et al. 2023, Model Sparsity Can Simplify Machine Unlearning, 2304.04934"

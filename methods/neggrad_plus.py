@@ -28,7 +28,8 @@ class NegGradPlus(Method):
     Defaults: that notebook's, for an all-convolutional network on Lacuna-6: α .95, lr .01, 10 epochs, weight decay .1,
     batches of 128 and 64.
 
-    Known failures: the ascent has no bound below. With momentum, or a large share of D_f, the loss diverges.
+    Known failures: the ascent has no bound below; how far it goes hangs on α, the rate and the number of steps. In
+    digits-all, class-8, some models lost the class and others kept it, and some retain accuracy was lost.
     """
 
     paper: ClassVar[str] = "Kurmanji et al. 2023, Towards Unbounded Machine Unlearning, 2302.09880"

@@ -40,7 +40,7 @@ class PRMQ(Method):
     Defaults: the author's, for ResNet-18 and the challenge's faces (10 age groups), tuned on its public scores.
 
     Known failures: with 99% of the weights drawn anew it is close to retraining for 3.2 epochs from a random network;
-    at the published learning rate a small data set has too few steps: 10% retain accuracy on 8x8 digits.
+    at the published learning rate a small data set has too few steps: in digits-all it stays at chance.
     """
 
     paper: ClassVar[str] = (

@@ -24,22 +24,21 @@ class SCAR(Method):
 
     Objective: minimise ``forget_weight``·mean over D_f of (t(h) - m)ᵀ S⁻¹ (t(h) - m) + ``retain_weight``·KL(f_θo(s) ‖
     f_θ(s)) over surrogates s by Adam. t(h) = sgn(h)·|h|^``tukey`` of the representation h, scaled to length 1, m the
-    same of the mean of a class, S its covariance, twice increased by ``shrink`` times its mean variance on and its mean
-    covariance off the diagonal, and scaled to unit variances. The class is the nearest in the original but the true
-    and the forgotten ones, fixed. Each batch of D_f takes ``surrogate_steps`` steps, each with a batch of surrogates as
-    large as D_f, but at most ``batch_size``. It ends, after two epochs, with the step where the accuracy on D_f is
-    below 1%, for random samples that of θo on the validation set less 1.5 points. Surrogates that θo takes for a
-    forgotten class are left out, and the others' logit of it is their smallest. For random samples: classes whose
-    accuracy is below ``guard`` count no more, others by their accuracy.
+    same of the mean of a class, S its covariance, twice increased by ``shrink`` times its mean variance on and mean
+    covariance off the diagonal, scaled to unit variances. The class is the nearest in the original but the true and the
+    forgotten ones, fixed. Each batch of D_f takes ``surrogate_steps`` steps, each with a batch of surrogates as large
+    as D_f, but at most ``batch_size``. After two epochs it ends once the accuracy on D_f is below 1%, for random
+    samples below that of θo on the validation set less 1.5 points. Surrogates that θo takes for a forgotten class are
+    left out, and the others' logit of it is their smallest. Of random samples, classes whose accuracy is below
+    ``guard`` count no more, others by their accuracy.
 
     Code read: https://github.com/jbonato1/SCAR, src/Unlearning_methods.py, src/opts.py and src/main.py at 280ceae.
 
-    Differences: mean and covariance there are of t(h); here those of h are given, so that m is t of the mean, and S
-    (of which the shrinkage leaves a sixteenth) that of h. Representations there are not negative, and t has no sign.
-    The accuracy to be reached for random samples there is that on the test set; here it is the validation set's. The
-    nearest class there is taken at the first visit of a batch, by its number; here of all samples at the start. Batches
-    of surrogates there have 1,024 images, as many as those of D_f, and where a class is forgotten are cropped and
-    flipped. Its mean covariance leaves out zeros.
+    Differences: mean and covariance there are of t(h); here those of h are given: m is t of the mean, S (of which the
+    shrinkage leaves a sixteenth) that of h. There t has no sign, as no h is negative. For random samples it aims at the
+    accuracy on the test set, we at the validation set's. It takes the nearest class at the first visit of a batch, by
+    its number; here of all samples at the start. Its batches of surrogates have 1,024 images, as many as those of D_f,
+    cropped and flipped where a class is forgotten. Its mean covariance leaves out zeros.
 
     Defaults: the code's, CIFAR-10 and ResNet-18, with 10,000 images of ImageNet. ``surrogate`` is noise here, which is
     always at hand; the name of another dataset is nearer to the paper.

@@ -49,28 +49,26 @@ def _buffer(shard: int, name: str) -> str:
 class SISA(Method):
     """Sharded, isolated, sliced, aggregated training: exact unlearning for a model that was trained for it.
 
-    Objective: the training set is cut at random, by the seed alone, into ``shards`` parts, each of these into
-    ``slices`` parts. One network per shard minimises the cross-entropy with the original's recipe, on slice 1, then on
-    slices 1 and 2, and so on to all of its shard. The answer is the mean of the members' probabilities. Of the recipe's
-    e epochs slice i of R gets floor(2ei/(R + 1)) - floor(2e(i - 1)/(R + 1)), so that a shard is seen as often as
-    without slices. To unlearn, each shard that holds forgotten samples goes back to its state before the first slice
-    with one, and learns the remaining slices without them. The others are not touched.
+    Objective: the training set is cut at random, by the seed alone, into ``shards`` parts, each into ``slices`` parts.
+    One network per shard minimises the cross-entropy with the original's recipe, on slice 1, then on slices 1 and 2,
+    and so on to all of its shard. The answer is the mean of the members' probabilities. Of the recipe's e epochs slice
+    i of R gets floor(2ei/(R + 1)) - floor(2e(i - 1)/(R + 1)), so that a shard is seen as often as without slices. To
+    unlearn, each shard that holds forgotten samples goes back to its state before the first slice with one, and learns
+    the remaining slices without them. The others are not touched.
 
     Code read: https://github.com/cleverhans-lab/machine-unlearning, sisa.py, sharded.py, distribution.py,
     aggregation.py and the example scripts at b8e3d31.
 
     Differences: that code cuts the training set in its stored order and does not shuffle batches; both are random here.
-    Its default vote counts the members' answers; mean probabilities are its other choice, and give a model with logits.
-    It keeps its optimizer from slice to slice, but begins anew when it retrains; here every slice begins with a new
-    one, also a new schedule of the rate, so that to go back gives bit for bit what training without the samples would
-    (but for dropout).
+    Its default vote counts the members' answers; mean probabilities are its other choice, and give logits. It keeps its
+    optimizer from slice to slice, but begins anew when it retrains; here every slice begins with a new one and a new
+    schedule of the rate: going back gives bit for bit, but for dropout, what training without the samples would.
 
-    Defaults: 5 shards, as in the authors' example for Purchase; their parser has 1 slice, the paper studies tens; 5 is
-    ours.
+    Defaults: 5 shards, as in the authors' example for Purchase; of slices their parser has 1, the paper tens, we 5.
 
     Known failures: each member sees a fraction of the data: the ensemble's accuracy falls with the number of shards,
     most where samples are few for each class. Once every shard holds a forgotten sample, and that is soon, nothing is
-    saved but slices. It is not comparable with methods that start from the common original: its own is another one.
+    saved but slices. Its original is its own: it is not comparable with methods that start from the common one.
     """
 
     paper: ClassVar[str] = "Bourtoule et al. 2021, Machine Unlearning, 1912.03817"
