@@ -42,10 +42,11 @@ speed: $(STAMP)  ## the harness against bare loops, as ratios; RATIOS=FILE.json 
 
 setup: $(STAMP)  ## make or update .venv; every other target does it on demand
 
-# Updated, never made anew: what else was installed into it, such as a plugin of yours, stays.
+# Updated, never made anew: what else was installed into it, such as a plugin of yours, stays. One without pip, as an
+# interrupted set-up leaves it, is completed.
 $(STAMP): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "unlearnbench needs Python 3.11 to 3.13: install one, or name it: make PYTHON=/path/to/python3.12" >&2; exit 1; }
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV) || { \
 		echo "could not make $(VENV): on Debian and Ubuntu, apt-get install python3-venv" >&2; exit 1; }
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
 	@touch $@
