@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
+import os
+import signal
 import tomllib
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
@@ -12,9 +16,10 @@ import numpy as np
 import optuna
 import pytest
 import torch
+from filelock import FileLock, Timeout
 from torch import nn
 
-from unlearnbench import api
+from unlearnbench import api, tuning
 from unlearnbench.engine import Pool
 from unlearnbench.registry import build
 from unlearnbench.scenarios import make_split
@@ -22,7 +27,7 @@ from unlearnbench.spec import Access, Choice, Count, Fraction, LogUniform, Metho
 from unlearnbench.store import Store
 from unlearnbench.suites import Options, Plan, make_plan
 from unlearnbench.task import Task
-from unlearnbench.tuning import WORST, searches, tuned_suite, tuning_split
+from unlearnbench.tuning import GAPS, WORST, Search, searches, tuned_suite, tuning_split
 
 LABELS = np.arange(400) % 10
 
@@ -92,6 +97,32 @@ def test_where_the_reported_sets_take_everything_it_says_so() -> None:
     scenario = build("scenarios", "random", {"fraction": 0.5})
     with pytest.raises(UnlearnBenchError, match="cannot forget 200 of"):
         tuning_split(scenario, LABELS, 50, range(20), 3_000_000)
+
+
+def test_requests_that_avoid_other_seeds_share_nothing_but_the_originals(
+    tiny: Callable[..., Path], register: Callable[..., None], tmp_path: Path
+) -> None:
+    register("methods", damage=Damage)
+    plans = [make_plan(str(tiny("damage", seeds=seeds))) for seeds in ((0, 1), (0, 1, 2))]
+    one, other = (searches(plan, 1, 1)[0].cells[0] for plan in plans)
+    assert one.original_key == other.original_key
+    assert one.own_original_key == other.own_original_key
+    for key in ("oracle_key", "prepared_key", "split_key"):
+        assert getattr(one, key) != getattr(other, key)
+    assert one.log_key(True) != other.log_key(True)
+    store = Store(tmp_path / "results")
+    for plan in plans:
+        api.tune(plan, 1, 1, store, "cpu", 1)
+    there = {one.original_key, one.oracle_key, other.oracle_key}
+    assert {path.stem for path in (store.root / "artifacts").glob("*.safetensors")} == there
+
+
+def test_the_scenario_of_a_request_is_named_with_what_it_avoids(plan: Plan) -> None:
+    (search,) = searches(plan, 1, 1)
+    own = search.entry.cell.scenario.params
+    assert search.cells[0].scenario.name == "tuning random"
+    assert search.cells[0].scenario.params == {**own, "reported": [0, 1]}
+    assert "reported" not in own
 
 
 # --- the search ------------------------------------------------------------------------------------------------------
@@ -198,6 +229,143 @@ def test_a_changed_law_is_another_search(plan: Plan, monkeypatch: pytest.MonkeyP
     assert search.name != name
 
 
+def test_another_version_of_training_or_of_a_metric_is_another_search(
+    plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (search,) = searches(plan, 5, 1)
+    names = {search.name}
+    with monkeypatch.context() as changed:
+        changed.setattr(tuning, "TRAINING_VERSION", tuning.TRAINING_VERSION + 1)
+        names.add(search.name)
+    monkeypatch.setattr(tuning, "GAPS", {replace(m, version=m.version + 1): scale for m, scale in GAPS.items()})
+    names.add(search.name)
+    assert len(names) == 3
+
+
+# --- equal budgets, and what ends a search ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def falling(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every trial is better than the one before: 9 points, 8, 7, …"""
+    gaps = itertools.count(9, -1)
+    use(monkeypatch, lambda: float(next(gaps)))
+
+
+def use(monkeypatch: pytest.MonkeyPatch, gap: Callable[[], float]) -> None:
+    """``gap`` is what a request says of every trial."""
+
+    class Request:
+        def __init__(self, *_: object) -> None: ...
+
+        def gap(self, _params: object) -> float:
+            return gap()
+
+    monkeypatch.setattr(tuning, "Request", Request)
+
+
+def run(search: Search, root: Path) -> tuple[dict[str, Any], float, list[str]]:
+    _, best, value, failures, _ = tuning._search(search, root, root, ("cpu",), os.getpid())
+    return best, value, failures
+
+
+@pytest.mark.usefixtures("falling")
+def test_what_a_larger_search_found_is_not_a_smaller_ones(plan: Plan, tmp_path: Path) -> None:
+    (search,) = searches(plan, 6, 1)
+    assert run(search, tmp_path)[1] == 4
+    assert run(replace(search, trials=1), tmp_path) == ({"amount": 40.0, "times": 1, "side": "low"}, 9, [])
+    assert run(replace(search, trials=3), tmp_path)[1] == 7
+    assert len(_trials(Store(tmp_path))) == 6
+
+
+def test_failures_are_those_of_the_search(plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gaps = iter([1.0])
+    use(monkeypatch, lambda: next(gaps, None) or int("out of tune"))
+    (search,) = searches(plan, 3, 1)
+    assert len(run(search, tmp_path)[2]) == 2
+    assert run(replace(search, trials=1), tmp_path)[2] == []
+
+
+def test_a_study_is_locked_while_it_is_searched(plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (search,) = searches(plan, 1, 1)
+    lock = FileLock(tmp_path / "locks" / f"tuning-{search.name}.lock", timeout=0)
+
+    def gap() -> float:
+        with pytest.raises(Timeout):
+            lock.acquire()
+        return 1.0
+
+    use(monkeypatch, gap)
+    assert run(search, tmp_path)[2] == []  # it was asked, and the lock was held
+    with lock:
+        pass
+
+
+@pytest.mark.usefixtures("falling")
+def test_trials_that_another_process_made_meanwhile_are_not_made_again(
+    plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (search,) = searches(plan, 3, 1)
+    lock = Store.lock
+
+    def waited(store: Store, key: str) -> AbstractContextManager[None]:
+        monkeypatch.setattr(Store, "lock", lock)
+        run(search, tmp_path)  # the other process
+        return lock(store, key)
+
+    monkeypatch.setattr(Store, "lock", waited)
+    assert run(search, tmp_path)[1] == 7
+    assert Store.lock is lock  # it waited
+    assert len(_trials(Store(tmp_path))) == 3
+
+
+@pytest.mark.usefixtures("falling")
+def test_a_worker_leaves_interrupts_to_its_parent_and_ends_with_it(
+    plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended: list[int] = []
+    monkeypatch.setattr(tuning, "_end_with", ended.append)
+    monkeypatch.setattr(signal, "signal", lambda *given: ended.extend(given))
+    (search,) = searches(plan, 1, 1)
+    run(search, tmp_path)
+    assert not ended  # one worker is this very process
+    tuning._search(search, tmp_path, tmp_path, ("cpu",), os.getppid())
+    assert ended == [signal.SIGINT, signal.SIG_IGN, os.getppid()]
+
+
+@pytest.mark.parametrize("error", [OSError, MemoryError])
+def test_what_the_machine_lacks_is_no_trial(
+    plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    def gap() -> float:
+        raise error("no space left")
+
+    use(monkeypatch, gap)
+    (search,) = searches(plan, 2, 1)
+    with pytest.raises(error, match="no space left"):
+        run(search, tmp_path)
+    assert [t.state for t in _trials(Store(tmp_path))] == [optuna.trial.TrialState.RUNNING]
+
+
+@pytest.mark.parametrize("lost", [True, False])
+def test_a_trial_that_cost_the_gpu_is_not_told_and_ends_the_search(
+    plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lost: bool
+) -> None:
+    def fail(*_: object) -> Any:
+        raise RuntimeError("CUDA error: device-side assert triggered")
+
+    use(monkeypatch, fail)
+    monkeypatch.setattr(tuning, "claim", lambda *_: torch.device("cuda:0"))
+    monkeypatch.setattr(torch.cuda, "synchronize", fail if lost else lambda _device: None)
+    (search,) = searches(plan, 2, 1)
+    if lost:
+        with pytest.raises(UnlearnBenchError, match="cuda:0 is of no use after random damage"):
+            run(search, tmp_path)
+    else:
+        assert run(search, tmp_path)[1] == WORST
+    assert [t.value for t in _trials(Store(tmp_path))] == ([None] if lost else [WORST, WORST])
+
+
 # --- what was found --------------------------------------------------------------------------------------------------
 
 
@@ -219,6 +387,23 @@ def test_what_was_found_is_a_suite_that_says_so(
     assert found["damage"][0] == "tuned (20 trials)"
     assert (found["damage"][1]["amount"], found["damage"][1]["times"]) == (1.5, 2)
     assert found["identity"][0] == "default"
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        "[methods.damage]\nin.random = { untouched = 0.25, amount = 3.0, tuned = 4 }\n",
+        "[methods.damage.in.random]\nuntouched = 0.25\namount = 3.0\n",
+        "[methods.damage.in]\nrandom.untouched = 0.25\n",
+    ],
+)
+def test_what_a_suite_says_of_a_scenario_and_is_not_searched_stays(
+    tiny: Callable[..., Path], register: Callable[..., None], table: str
+) -> None:
+    register("methods", damage=Damage)
+    text = tuned_suite(tiny(extra=table).read_text(), {("random", "damage"): {"amount": 1.5}}, 20, "tune")
+    own = tomllib.loads(text)["methods"]["damage"]["in"]
+    assert own == {"random": {"untouched": 0.25, "amount": 1.5, "tuned": 20}}
 
 
 def test_tables_are_told_where_hyperparameters_come_from(tiny: Callable[..., Path]) -> None:

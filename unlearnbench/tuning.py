@@ -12,6 +12,9 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import math
+import operator
+import os
+import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,8 +25,8 @@ import numpy as np
 from joblib import delayed
 
 from unlearnbench.cards import search_laws
-from unlearnbench.cells import Cell, Plugin, Probe, digest
-from unlearnbench.engine import Pool, Reporter, claim
+from unlearnbench.cells import TRAINING_VERSION, Cell, Plugin, Probe, digest
+from unlearnbench.engine import Pool, Reporter, _check, _end_with, claim
 from unlearnbench.evidence import Context, Evidence
 from unlearnbench.metrics.leakage import MIA_LR_LOSS
 from unlearnbench.metrics.utility import FA, RA, TA
@@ -59,7 +62,8 @@ class Search:
         """Names the study: everything that its trials depend on beside the hyperparameters that are searched."""
         cls = load("methods", self.entry.cell.method.name)
         laws = {name: repr(law) for name, law in search_laws(cls).items()}
-        return digest([[cell.as_dict() for cell in self.cells], self.reported, laws])
+        metrics = {metric.name: metric.version for metric in GAPS}
+        return digest([TRAINING_VERSION, metrics, [cell.as_dict() for cell in self.cells], laws])
 
 
 def searches(plan: Plan, trials: int, requests: int) -> list[Search]:
@@ -71,14 +75,16 @@ def searches(plan: Plan, trials: int, requests: int) -> list[Search]:
         if entry.role != "method" or refused or not search_laws(cls):
             continue
         reported = tuple(sorted({e.cell.split_seed for e in plan.entries if e.scenario == entry.scenario}))
-        cells = tuple(tuning_cell(entry.cell, FIRST_SEED + i) for i in range(requests))
+        cells = tuple(tuning_cell(entry.cell, reported, FIRST_SEED + i) for i in range(requests))
         found.setdefault((entry.scenario, entry.method), Search(entry, cells, reported, trials))
     return list(found.values())
 
 
-def tuning_cell(cell: Cell, seed: int) -> Cell:
-    """The request of a trial: the scenario's name says that its forget set is another."""
-    scenario = Plugin(f"tuning {cell.scenario.name}", cell.scenario.params, cell.scenario.version)
+def tuning_cell(cell: Cell, reported: Sequence[int], seed: int) -> Cell:
+    """The request of a trial: the scenario's name says that its forget set is another, its parameters which it avoids.
+    Both are for the keys, of oracles and logs too: what is built is the scenario of the suite."""
+    params = {**cell.scenario.params, "reported": list(reported)}
+    scenario = Plugin(f"tuning {cell.scenario.name}", params, cell.scenario.version)
     return dataclasses.replace(cell, scenario=scenario, split_seed=seed, seed=seed, probe=Probe())
 
 
@@ -115,7 +121,7 @@ def tune(
     def feed() -> Iterator[Any]:
         for search in todo:
             reporter.begin(f"{search.entry.scenario} {search.entry.method}")
-            yield delayed(_search)(search, store.root, data_root, tuple(devices))
+            yield delayed(_search)(search, store.root, data_root, tuple(devices), os.getpid())
 
     best: dict[tuple[str, str], dict[str, Any]] = {(s.entry.scenario, s.entry.method): {} for s in todo}  # in order
     for search, params, value, failures, seconds in pool.map(feed()):
@@ -128,17 +134,31 @@ def tune(
 
 
 def _search(
-    search: Search, root: Path, data_root: Path, devices: tuple[str, ...]
+    search: Search, root: Path, data_root: Path, devices: tuple[str, ...], parent: int
 ) -> tuple[Search, dict[str, Any], float, list[str], float]:
     """Run what is missing of a study: its best hyperparameters, their average gap in points, why trials failed, and the
     seconds."""
+    if os.getpid() != parent:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+        _end_with(parent)
+    start = time.perf_counter()
+    store = Store(root)
+    with store.lock(f"tuning-{search.name}"):  # two processes would spend the trials of one twice
+        trials = _trials(search, store, data_root, claim(root, devices))
+    best = min(trials, key=operator.attrgetter("value"))
+    assert best.value is not None  # complete trials have one
+    params = {name: _readable(found) for name, found in best.params.items()}
+    failures = [trial.user_attrs["failure"] for trial in trials if "failure" in trial.user_attrs]
+    return search, params, best.value, failures, time.perf_counter() - start
+
+
+def _trials(search: Search, store: Store, data_root: Path, device: torch.device) -> list[optuna.trial.FrozenTrial]:
+    """The complete trials of a study, the first ``search.trials`` of them, after those that were missing."""
     import optuna
     from optuna.storages.journal import JournalFileBackend
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    start = time.perf_counter()
-    store = Store(root)
-    journal = root / "tuning" / f"{search.name}.log"  # one for each study: no worker waits for another
+    journal = store.root / "tuning" / f"{search.name}.log"  # one for each study: no worker waits for another
     journal.parent.mkdir(parents=True, exist_ok=True)
     storage = optuna.storages.JournalStorage(JournalFileBackend(str(journal)))
     study = optuna.create_study(storage=storage, study_name=search.name, load_if_exists=True)
@@ -148,7 +168,7 @@ def _search(
     done = states.count(optuna.trial.TrialState.COMPLETE)
     if not done and optuna.trial.TrialState.WAITING not in states:  # nor after an interruption of the very first trial
         study.enqueue_trial({name: plugin.params[name] for name in laws if _within(laws[name], plugin.params[name])})
-    requests = [Request(cell, search, store, data_root, claim(root, devices)) for cell in search.cells]
+    requests = [Request(cell, search, store, data_root, device) for cell in search.cells]
     for number in range(done, search.trials):
         # A sampler of its own for each trial: what is drawn does not hang on where a run was interrupted.
         seed = int.from_bytes(hashlib.sha256(f"{search.name}/{number}".encode()).digest()[:4], "big")
@@ -159,13 +179,15 @@ def _search(
         for request in requests:
             try:
                 gaps.append(request.gap({**plugin.params, **params}))
+            except (OSError, MemoryError):  # the machine's fault, not that of the hyperparameters
+                raise
             except Exception as error:  # whatever a method raises at the edge of its range
+                if device.type == "cuda":
+                    _check(device, f"{search.entry.scenario} {search.entry.method}")
                 trial.set_user_attr("failure", f"{type(error).__name__}: {error}")
                 gaps.append(WORST)
         study.tell(trial, float(np.mean(gaps)))
-    best = {name: _readable(value) for name, value in study.best_params.items()}
-    failures = [trial.user_attrs["failure"] for trial in study.trials if "failure" in trial.user_attrs]
-    return search, best, study.best_value, failures, time.perf_counter() - start
+    return study.get_trials(states=(optuna.trial.TrialState.COMPLETE,))[: search.trials]
 
 
 def _within(law: Law, value: Any) -> bool:
@@ -199,8 +221,8 @@ def tuned_suite(
         if label not in methods:
             methods.add(label, tomlkit.table())
         table = methods[label]
-        table.setdefault("in", tomlkit.table())[scenario] = tomlkit.inline_table()
-        table["in"][scenario].update({**params, "tuned": trials})
+        by_scenario = table.setdefault("in", tomlkit.table())
+        by_scenario.setdefault(scenario, tomlkit.inline_table()).update({**params, "tuned": trials})
     head = f"""\
 # Written by `{command}`:
 # the best of {trials} trials for each method, on forget sets and seeds that no table shows, with the validation share
