@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -278,6 +279,53 @@ def test_the_same_members_give_the_same_outputs_and_leave_the_generator_alone(st
     for i in range(2):
         key = roster.key("oracles", CELL, i)
         np.testing.assert_array_equal(store.outputs(key)["test"], again.outputs(key)["test"])
+
+
+# --- beside another process ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_another_process_made_while_this_one_waited_is_not_made_again(
+    store: Store, monkeypatch: pytest.MonkeyPatch, kind: roster.Kind
+) -> None:
+    if kind == "shadows":
+        make("shadow_originals", CELL, [0, 1], store)
+    lock = Store.lock
+
+    def waited(own: Store, key: str) -> AbstractContextManager[None]:
+        monkeypatch.setattr(Store, "lock", lock)
+        make(kind, CELL, [0, 1], store)  # the other process
+        for name in ("train", "train_stacked", "unlearn"):
+            monkeypatch.setattr(bank, name, lambda *_: pytest.fail("made again"))
+        return lock(own, key)
+
+    monkeypatch.setattr(Store, "lock", waited)
+    make(kind, CELL, [0, 1], store)
+    assert roster.missing(kind, CELL, 2, store) == []
+
+
+def test_of_a_stack_what_lacks_is_stored_as_it_would_have_been(store: Store) -> None:
+    make("originals", CELL, [0, 1, 2], store)
+    path = store.root / "artifacts" / f"{roster.key('originals', CELL, 1)}.safetensors"
+    expected, before = path.read_bytes(), stamps(store)
+    path.unlink()
+    make("originals", CELL, [0, 1, 2], store)
+    assert path.read_bytes() == expected
+    after = stamps(store)
+    assert {name for name in before if before[name] != after[name]} == {path.name}
+
+
+def test_of_unlearned_members_those_that_lack_are_made(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    make("unlearned", CELL, [1], store)
+    unlearn, asked = bank.unlearn, []
+
+    def watched(*given: Any) -> Any:
+        asked.append(given[2].seed)
+        return unlearn(*given)
+
+    monkeypatch.setattr(bank, "unlearn", watched)
+    make("unlearned", CELL, [0, 1, 2], store)
+    assert asked == [1_000_000, 1_000_002]
 
 
 # --- shadows ---------------------------------------------------------------------------------------------------------

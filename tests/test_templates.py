@@ -37,3 +37,18 @@ def test_nothing_that_exists_is_written_over(tmp_path: Path) -> None:
     write_plugin("mine", tmp_path)
     with pytest.raises(UnlearnBenchError, match="exists: choose another name"):
         write_plugin("mine", tmp_path)
+
+
+@pytest.mark.parametrize("file", ["pyproject.toml", "notes.txt", None])
+def test_a_folder_that_exists_is_refused_whatever_is_in_it(tmp_path: Path, file: str | None) -> None:
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    if file:
+        (folder / file).write_text("a week of work")
+    with pytest.raises(UnlearnBenchError, match="exists: choose another name"):
+        write_plugin("mine", tmp_path)
+    assert {path.name: path.read_text() for path in folder.iterdir()} == ({file: "a week of work"} if file else {})
+
+
+def test_the_folder_it_goes_into_is_made(tmp_path: Path) -> None:
+    assert (write_plugin("mine", tmp_path / "new" / "place") / "pyproject.toml").exists()

@@ -15,7 +15,7 @@ from unlearnbench.data import Counter, Data, derive_seed, forked
 from unlearnbench.originals import trainee
 from unlearnbench.probes import half, half_outputs
 from unlearnbench.registry import build
-from unlearnbench.roster import KEPT, UNLEARNED, Kind, key, member, shadow_roles
+from unlearnbench.roster import KEPT, UNLEARNED, Kind, key, member, missing, shadow_roles
 from unlearnbench.runner import (
     as_arrays,
     load_data,
@@ -47,12 +47,19 @@ def shadow_split(split: Split, i: int) -> Split:
 
 
 def make(kind: Kind, cell: Cell, members: Sequence[int], store: Store, data_root: Path, device: torch.device) -> None:
-    """Train or unlearn members of a bank and store them. Raises training.Diverged, or what a method raises."""
+    """Train or unlearn those members of a bank that are not stored, and store them. Members that train together do so
+    even where some are stored: what is in a stack decides the last bits of all.
+
+    Raises training.Diverged, or what a method raises.
+    """
     data = load_data(cell.dataset, data_root, device)
     split = make_cell_split(cell, data)
     with store.lock(f"bank-{key(kind, cell, members[0])}"), forked(device):
+        absent = set(members) & set(missing(kind, cell, max(members) + 1, store))  # another process may have made them
+        if not absent:
+            return
         if kind in ("unlearned", "shadows"):
-            for i in members:
+            for i in sorted(absent):
                 _unlearn(kind, cell, i, store, data, split)
         else:
             _train(kind, cell, members, store, data, split)

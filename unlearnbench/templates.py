@@ -85,9 +85,10 @@ def write_plugin(name: str, into: Path) -> Path:
         raise UnlearnBenchError(f"there is a method '{name}' already (unlearnbench list methods)")
     folder = into / name
     try:
-        (folder / "tests").mkdir(parents=True)
+        folder.mkdir(parents=True)
     except FileExistsError:
         raise UnlearnBenchError(f"{folder} exists: choose another name, or another folder with --into") from None
+    (folder / "tests").mkdir()
     words = {"name": name, "dashed": name.replace("_", "-"), "cls": name.title().replace("_", "")}
     for path, text in (
         ("pyproject.toml", PROJECT),
