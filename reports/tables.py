@@ -25,7 +25,7 @@ __all__ = ["comparison", "controls", "latex", "markdown", "methods", "terminal"]
 EMPTY = "No results yet."
 ROLE_STYLES = {"oracle": "", "method": "", "control": "dim", "floor": "italic dim"}
 CONTROLS = (
-    "Controls are models of which the truth is known: the original untouched, an honest retrain, models without use. "
+    "Controls are models of which the truth is known: the original untouched, an honest retrain, useless models. "
     "*pass*: the metric puts the control where it belongs; *FAIL*: it does not, so nothing can be concluded from it in "
     "this scenario; *uninformative*: it cannot tell the original from the oracle there, whatever it ranks first. Of a "
     "control without an entry nothing is expected."

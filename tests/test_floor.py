@@ -54,7 +54,7 @@ NO_BANK = members("fa", 0)
 
 def found(lines: list[dict], banks: pd.DataFrame = NO_BANK) -> dict[str, Any]:
     table = floors(pd.DataFrame(lines), banks, METRICS)
-    assert list(table.columns) == ["dataset", "scenario", "metric", "floor", "pairs"]
+    assert list(table.columns) == ["dataset", "scenario", "metric", "floor", "pairs", "apart"]
     return {str(row.metric): (row.floor, row.pairs) for row in table.itertuples()}
 
 
@@ -119,6 +119,20 @@ def test_without_a_bank_a_distance_has_the_honest_retrains_alone() -> None:
     lines += [line("other", 0, 2.0, name="gap"), line("other", 1, 4.0, name="gap")]
     assert found(lines) == {"gap": (pytest.approx(3.9), 2)}
     assert found(lines[:2]) == {}
+
+
+def test_controls_are_judged_by_a_floor_without_them() -> None:
+    """The planted bug: a control that lies far off would lift the floor to where it lies."""
+    lines = [line("oracle", 0, 10.0), line("other", 0, 90.0), line("oracle", 0, 0.0, name="gap")]
+    lines.append(line("other", 0, 80.0, name="gap"))
+    banks = pd.concat([members("fa", 0, 11.0, 12.0), members("gap", 0, 1.0, 2.0)])
+    table = floors(pd.DataFrame(lines), banks, METRICS).set_index("metric")
+    assert table.loc["fa", "floor"] > 70
+    assert table.loc["fa", "apart"] == pytest.approx(1.9)  # 10, 11 and 12: the 95th percentile of 1, 1 and 2
+    assert table.loc["gap", "apart"] == pytest.approx(1.95)
+    alone = floors(pd.DataFrame(lines), NO_BANK, METRICS).set_index("metric")
+    assert alone["floor"].tolist() == [80.0, 80.0]
+    assert alone["apart"].isna().all()
 
 
 @pytest.mark.parametrize("name", ["ain", "share", "seconds", "klom", "ulira"])

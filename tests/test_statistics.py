@@ -125,7 +125,7 @@ def test_a_failing_control_stands_out_with_its_reason(results: Results) -> None:
     line = control_table(failing).query("scenario == 'class-0' and metric == 'avg_gap'").iloc[0]
     assert line["random_init"] == "FAIL"
     assert line["verdict"] == "fail"
-    assert line["reason"] == "it puts random_init, without use, before identity and retrain_other_seed"
+    assert line["reason"] == "it ranks random_init, a useless model, before identity and retrain_other_seed"
 
 
 def test_without_controls_or_a_headline_the_control_table_is_empty(results: Results) -> None:

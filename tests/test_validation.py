@@ -62,8 +62,8 @@ def frame(**controls: Value | Sequence[Value]) -> pd.DataFrame:
 
 
 def floor_of(value: float | None) -> pd.DataFrame:
-    lines = [] if value is None else [["digits", "random", "m", value, 1]]
-    return pd.DataFrame(lines, columns=["dataset", "scenario", "metric", "floor", "pairs"])
+    lines = [] if value is None else [["digits", "random", "m", value, 1, value]]
+    return pd.DataFrame(lines, columns=["dataset", "scenario", "metric", "floor", "pairs", "apart"])
 
 
 def verdicts(record: Metric, floor: float | None, **controls: Any) -> dict[str, str]:
@@ -87,8 +87,8 @@ P, F, U = "pass", "fail", "uninformative"
         (0.05, 0.50, 0.42, 0.59, {"other": F, "identity": F}),  # as far as the original
         (0.20, 0.50, 0.70, 0.70, {"other": P, "identity": U}),
         (0.05, 0.50, 0.53, 0.51, {"other": P, "identity": U}),  # inside the floor
-        (None, 0.50, 0.60, 0.51, {"other": U, "identity": P}),  # nothing is known of honest retrains
-        (None, 0.50, 0.50, 0.51, {"other": U, "identity": U}),
+        (None, 0.50, 0.60, 0.51, {"identity": P}),  # nothing is known of honest retrains
+        (None, 0.50, 0.50, 0.51, {"identity": U}),
     ],
 )
 def test_an_attack_by_a_single_seed(
@@ -114,8 +114,15 @@ def test_gaps_are_paired_by_seed() -> None:
 
 
 @pytest.mark.parametrize(("other", "verdict"), [(0.54, P), (0.46, P), (0.56, F), (0.44, F)])
-def test_the_null_of_an_auc_on_banks_is_one_half(other: float, verdict: str) -> None:
-    assert verdicts(AUC, None, oracle=0.5, other=other)["other"] == verdict
+@pytest.mark.parametrize("unit", ["AUC", "accuracy"])
+def test_the_null_of_an_attack_on_banks_is_one_half(unit: str, other: float, verdict: str) -> None:
+    assert verdicts(replace(AUC, unit=unit), None, oracle=0.5, other=other)["other"] == verdict
+
+
+def test_a_true_positive_rate_has_no_null_of_one_half() -> None:
+    rate = replace(AUC, unit="TPR")
+    assert verdicts(rate, None, oracle=0.01, other=0.02, identity=0.3) == {"identity": P}
+    assert verdicts(rate, None, oracle=0.01, other=0.02, identity=0.02) == {"identity": U}
 
 
 @pytest.mark.parametrize(
@@ -168,7 +175,7 @@ def test_a_distance_that_is_low_near_the_oracle(changes: dict[str, float], expec
 def test_the_reason_names_whom_it_puts_the_useless_before() -> None:
     table = validate(frame(oracle=0.0, identity=1.4, other=0.5, collapse=0.4), floor_of(1.0), {"m": DISTANCE})
     reasons = dict(zip(table["control"], table["reason"], strict=True))
-    assert reasons["collapse"] == "it puts collapse, without use, before identity and other"
+    assert reasons["collapse"] == "it ranks collapse, a useless model, before identity and other"
 
 
 @pytest.mark.parametrize(
@@ -210,8 +217,10 @@ def test_a_value_whose_gap_is_the_distance(changes: dict[str, float], expected: 
 
 
 def test_without_a_floor_any_distance_from_the_oracle_tells_the_original() -> None:
-    assert verdicts(DISTANCE, None, oracle=0.0, identity=0.1, other=0.05) == {"identity": P, "other": U}
+    assert verdicts(DISTANCE, None, oracle=0.0, identity=0.1, other=0.05) == {"identity": P}
     assert verdicts(DISTANCE, None, oracle=0.0, identity=0.0) == {"identity": U}
+    assert verdicts(LIKENESS, None, oracle=1.0, identity=0.9) == {"identity": P}
+    assert verdicts(LIKENESS, None, oracle=1.0, identity=1.0) == {"identity": U}
 
 
 @pytest.mark.parametrize(
@@ -380,7 +389,7 @@ def test_a_run_has_its_verdicts_and_a_planted_bug_is_found(
     register("metrics", random_labels=SimpleNamespace(__module__=__name__, __name__="RANDOM_LABELS"))
     headline = '[report]\nheadline = ["fa", "ra", "random_labels"]\n'
     controls = ("identity", "retrain_other_seed", "random_init", "collapse")
-    suite = tiny(*controls, seeds=(0, 1), extra=headline)
+    suite = tiny(*controls, seeds=(0, 1), top="bank = 2", extra=headline)
     options: dict[str, Any] = {"sets": ["recipe.epochs=15"], "device": "cpu", "jobs": 1}
     results = api.run(str(suite), **options, results=tmp_path / "results")
     found: dict[str, Mapping[str, str]] = {
@@ -397,6 +406,6 @@ def test_a_run_has_its_verdicts_and_a_planted_bug_is_found(
     line = next(line for line in shown.splitlines() if line.strip().startswith("random_labels"))
     assert "FAIL" in line
     assert "random_labels: fail: it tells no control from the oracle" in shown
-    plain = tiny(*controls, seeds=(0, 1), extra=headline.replace(', "random_labels"', ""))
+    plain = tiny(*controls, seeds=(0, 1), top="bank = 2", extra=headline.replace(', "random_labels"', ""))
     api.run(str(plain), **options, results=tmp_path / "results")
     assert validate_results(tmp_path / "results") == 0

@@ -78,27 +78,31 @@ def floors(values: pd.DataFrame, banks: pd.DataFrame, metrics: Mapping[str, Metr
     For a metric with a gap the 95th percentile of |a - b| over pairs of models retrained on one split: the bank's
     members (``banks``), the oracles and the honest retrains among the controls (``values``). For a metric that is
     itself a distance to the oracle, what 95% of the bank's pairs keep to; without a bank, of the honest retrains.
+    ``apart`` is the same without the controls, by which these are judged; NaN where no pair is left.
     """
     rows = values[values["stands_for"].eq("retrained") & values["value"].notna()]
     exact = ~rows["note"].fillna("").astype(str).str.startswith(">")
     of_banks = dict(list(banks.groupby(["dataset", "scenario", "metric"])))
     lines = []
     for (dataset, scenario, name), own in rows[exact].groupby(["dataset", "scenario", "metric"], sort=False):
-        metric = metrics[str(name)]
         members = of_banks.get((dataset, scenario, name), banks[:0])
-        if metric.relative and metric.family == "oracle-distance" and metric.better != "oracle":
-            pairs = members["value"] if len(members) else own.loc[own["role"] != "oracle", "value"]
-            level = 0.05 if metric.better == "high" else 0.95
-            floor: float | Empty = float(pairs.quantile(level)) if len(pairs) else Empty("small_bank")
-            count = len(pairs)
-        elif metric.better == "oracle" and not metric.relative and not metric.of_split:
-            groups = [group["value"].to_list() for _, group in pd.concat([own, members]).groupby("split_seed")]
-            floor, count = noise_floor(groups), _pairs(groups)
-        else:
-            continue
-        if not isinstance(floor, Empty):
-            lines.append({"dataset": dataset, "scenario": scenario, "metric": name, "floor": floor, "pairs": count})
-    return pd.DataFrame(lines, columns=["dataset", "scenario", "metric", "floor", "pairs"])
+        floor, pairs = _floor(metrics[str(name)], own, members)
+        apart, _ = _floor(metrics[str(name)], own[own["role"] != "control"], members)
+        if pairs:
+            lines.append([dataset, scenario, name, floor, pairs, apart])
+    return pd.DataFrame(lines, columns=["dataset", "scenario", "metric", "floor", "pairs", "apart"])
+
+
+def _floor(metric: Metric, own: pd.DataFrame, members: pd.DataFrame) -> tuple[float, int]:
+    """The floor and the number of pairs behind it; without one, NaN and 0."""
+    if metric.relative and metric.family == "oracle-distance" and metric.better != "oracle":
+        found = members["value"] if len(members) else own.loc[own["role"] != "oracle", "value"]
+        return float(found.quantile(0.05 if metric.better == "high" else 0.95)), len(found)
+    if metric.better == "oracle" and not metric.relative and not metric.of_split:
+        groups = [group["value"].to_list() for _, group in pd.concat([own, members]).groupby("split_seed")]
+        floor = noise_floor(groups)
+        return (np.nan, 0) if isinstance(floor, Empty) else (floor, _pairs(groups))
+    return np.nan, 0
 
 
 def _pairs(groups: Iterable[list[float]]) -> int:

@@ -4,7 +4,8 @@ What is expected is written here, by family (``stands_for`` says which truth a c
 settled while the suites on digits were first run, so their verdicts are no independent test of these rules:
 
 - *leakage*: the original differs from the oracle, and by more than an honest retrain does; that lies within the noise
-  floor. Of an attack on banks of models the AUC of an honest retrain is within .05 of .5, and below the original's.
+  floor. Of an attack on banks of models AUC and accuracy of an honest retrain are within .05 of .5, and what it finds
+  in the original lies above.
 - *oracle-distance*: models without use lie farther from the oracle than the other controls; an honest retrain lies
   within the null; the original lies outside.
 - *utility*: an honest retrain lies within the noise floor, some other control outside.
@@ -12,8 +13,9 @@ settled while the suites on digits were first run, so their verdicts are no inde
 - *cost*: the original costs nothing, an honest retrain what the oracle costs.
 
 "Within" means that the 95% t interval of the mean gap over seeds reaches into ± the noise floor (`floor.floors`), or
-that the gap does where there is one seed. Where the original cannot be told from the oracle the metric is
-*uninformative* in that scenario: it says nothing there, whatever it ranks first.
+that the gap does where there is one seed. An honest retrain is judged by the floor without the controls, and not at
+all where no bank says how far other retrains lie apart. Where the original cannot be told from the oracle the metric
+is *uninformative* in that scenario: it says nothing there, whatever it ranks first.
 """
 
 from __future__ import annotations
@@ -31,7 +33,8 @@ from unlearnbench.stats import summarise
 Verdict = Literal["pass", "fail", "uninformative"]
 COLUMNS = ["dataset", "scenario", "metric", "control", "verdict", "reason"]
 ORDER = {"fail": 0, "uninformative": 1, "pass": 2}
-NULL_AUC = 0.05  # how far from .5 the AUC of a null may be
+NOTHING = (np.nan, np.nan)  # floors where none is known
+NULL = 0.05  # how far from .5 the AUC or the accuracy of a null may be
 SLACK = 1.25  # the factor within which a distance between banks is that of two honest ones
 TIE = 1.01  # a distance that is larger by less is the same: some have a largest value, which several controls reach
 
@@ -48,7 +51,8 @@ class Place:
     ends: tuple[float, float] | None = None
 
     def beyond(self, floor: float) -> bool:
-        """Whether the whole interval lies farther from the oracle than ``floor``, on either side."""
+        """Whether the whole interval lies farther from the oracle than ``floor``, on either side; an unknown one is 0."""
+        floor = 0.0 if np.isnan(floor) else floor
         low, high = (self.distance, self.distance) if np.isnan(self.low) else (self.low, self.high)
         return low > floor or high < -floor
 
@@ -60,14 +64,14 @@ class Place:
 def validate(values: pd.DataFrame, floors: pd.DataFrame, metrics: Mapping[str, Metric]) -> pd.DataFrame:
     """One line for each dataset, scenario, metric and control with ``verdict`` and ``reason`` (`COLUMNS`); metrics that
     have no value for the oracle or for any control have none. ``floors`` are those of `floor.floors`."""
-    known = floors.set_index(["dataset", "scenario", "metric"])["floor"].to_dict()
+    known = floors.set_index(["dataset", "scenario", "metric"])[["floor", "apart"]].apply(tuple, axis=1).to_dict()
     there = values[values["value"].notna() & (values["role"] != "method")]
     lines = []
     for key, rows in there.groupby(["dataset", "scenario", "metric"], sort=False):
         metric = metrics[str(key[2])]
         places = dict(_places(rows))
         check = CHECKS[metric.family]
-        for control, verdict, reason in check(metric, places, known.get(key)) if places else ():
+        for control, verdict, reason in check(metric, places, *known.get(key, NOTHING)) if places else ():
             lines.append([*key, control, verdict, reason])
     return pd.DataFrame(lines, columns=COLUMNS)
 
@@ -114,36 +118,29 @@ def _passes(right: bool, otherwise: Verdict, reason: str) -> tuple[Verdict, str]
     return ("pass", "") if right else (otherwise, reason)
 
 
-def _retrained(metric: Metric, places: Mapping[str, Place], floor: float | None) -> Found:
+def _retrained(places: Mapping[str, Place], apart: float) -> Found:
     for name, place in _standing(places, "retrained"):
-        if floor is None:
-            yield name, "uninformative", "there is no bank to say how far honest retrains lie apart"
-        elif place.beyond(floor):
-            yield (
-                name,
-                "fail",
-                f"it tells an honest retrain from the oracle: gap {place.distance:.3g}, floor {floor:.3g}",
-            )
-        else:
-            yield name, "pass", ""
+        if not np.isnan(apart):
+            reason = f"it tells an honest retrain from the oracle: gap {place.distance:.3g}, floor {apart:.3g}"
+            yield name, *_passes(not place.beyond(apart), "fail", reason)
 
 
 # --- what each family expects ----------------------------------------------------------------------------------------
 
 
-def _leakage(metric: Metric, places: Mapping[str, Place], floor: float | None) -> Found:
+def _leakage(metric: Metric, places: Mapping[str, Place], floor: float, apart: float) -> Found:
     originals, honest = list(_standing(places, "original")), list(_standing(places, "retrained"))
-    if metric.unit == "AUC" and metric.of_split:
-        for name, place in honest:
+    if metric.of_split:
+        for name, place in honest if metric.unit in ("AUC", "accuracy") else ():
             off = abs(place.value - 0.5)
-            yield name, *_passes(off <= NULL_AUC, "fail", f"its null is .5, not {place.value:.3f}")
+            yield name, *_passes(off <= NULL, "fail", f"its null is .5, not {place.value:.3f}")
         for name, place in originals:
             above = all(_above(place, other) for other in [places["oracle"], *dict(honest).values()])
             yield name, *_passes(above, "uninformative", "the original leaks no more than a retrain")
         return
-    yield from _retrained(metric, places, floor)
+    yield from _retrained(places, apart)
     for name, place in originals:
-        if not place.differs(floor or 0.0):
+        if not place.differs(floor):
             yield name, "uninformative", "it does not tell the original from the oracle"
         elif any(abs(other.distance) >= abs(place.distance) for _, other in honest):
             yield name, "fail", "an honest retrain lies as far from the oracle as the original"
@@ -157,21 +154,23 @@ def _above(place: Place, other: Place) -> bool:
     return low > high
 
 
-def _oracle_distance(metric: Metric, places: Mapping[str, Place], floor: float | None) -> Found:
+def _oracle_distance(metric: Metric, places: Mapping[str, Place], floor: float, apart: float) -> Found:
     """A relative metric is a distance already; of the others it is the gap to the oracle's value."""
     if metric.of_split:
         floor, places = _of_bank(metric, places)
+        apart = floor
     elif metric.relative:
+        if metric.better != "low":
+            floor, apart = (abs(level - places["oracle"].value) for level in (floor, apart))
         places = {name: _from_best(metric, place, places["oracle"]) for name, place in places.items()}
-        floor = None if floor is None else abs(floor - places["oracle"].value) if metric.better != "low" else floor
-    yield from _retrained(metric, places, floor)
+    yield from _retrained(places, apart)
     others = [*_standing(places, "original"), *_standing(places, "retrained")]
     for name, place in _standing(places, "original"):
-        outside = place.beyond(floor or 0.0)
+        outside = place.beyond(floor)
         yield name, *_passes(outside, "uninformative", "it does not tell the original from the oracle")
     for name, place in _standing(places, "useless"):
         nearer = [other for other, at in others if abs(at.distance) > TIE * abs(place.distance)]
-        yield name, *_passes(not nearer, "fail", f"it puts {name}, without use, before {' and '.join(nearer)}")
+        yield name, *_passes(not nearer, "fail", f"it ranks {name}, a useless model, before {' and '.join(nearer)}")
 
 
 def _from_best(metric: Metric, place: Place, oracle: Place) -> Place:
@@ -192,25 +191,25 @@ def _of_bank(metric: Metric, places: Mapping[str, Place]) -> tuple[float, dict[s
     }
 
 
-def _utility(metric: Metric, places: Mapping[str, Place], floor: float | None) -> Found:
-    yield from _retrained(metric, places, floor)
+def _utility(metric: Metric, places: Mapping[str, Place], floor: float, apart: float) -> Found:
+    yield from _retrained(places, apart)
     useless = list(_standing(places, "useless"))
-    told = [name for name, at in [*_standing(places, "original"), *useless] if at.beyond(floor or 0.0)]
+    told = [name for name, at in [*_standing(places, "original"), *useless] if at.beyond(floor)]
     if useless and not told:
         yield useless[0][0], "fail", "it tells no control from the oracle"
     for name in told:
         yield name, "pass", ""
 
 
-def _relearning(metric: Metric, places: Mapping[str, Place], floor: float | None) -> Found:
+def _relearning(metric: Metric, places: Mapping[str, Place], floor: float, apart: float) -> Found:
     for name, place in _standing(places, "original"):
-        if not place.differs(floor or 0.0):
+        if not place.differs(floor):
             yield name, "uninformative", "the original does not relearn before the oracle"
         else:
             yield name, *_passes(place.distance < 0, "fail", "the original relearns after the oracle")
 
 
-def _cost(metric: Metric, places: Mapping[str, Place], floor: float | None) -> Found:
+def _cost(metric: Metric, places: Mapping[str, Place], floor: float, apart: float) -> Found:
     oracle = places["oracle"].value
     if metric.better != "low" or not oracle:
         return
@@ -222,7 +221,7 @@ def _cost(metric: Metric, places: Mapping[str, Place], floor: float | None) -> F
         yield name, *_passes(same, "fail", f"another retrain costs {place.value / oracle:.0%}")
 
 
-CHECKS: Mapping[str, Callable[[Metric, Mapping[str, Place], float | None], Found]] = {
+CHECKS: Mapping[str, Callable[[Metric, Mapping[str, Place], float, float], Found]] = {
     "utility": _utility,
     "leakage": _leakage,
     "oracle-distance": _oracle_distance,
