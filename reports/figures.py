@@ -219,7 +219,7 @@ def cost_gap(results: Results) -> Figure | None:
         ax.yaxis.set_major_locator(SymmetricalLogLocator(base=10, linthresh=1.0, subs=[1, 2, 5]))
         ax.yaxis.set_major_formatter(ScalarFormatter())
         ax.set_ylim(-0.5, 1.4 * max(1.0, ax.dataLim.y1))  # room for the names below
-        _front(ax, points[[looks[m].role == "method" for m in points.index]], looks)
+        _front(ax, points, looks)
         ax.set(title=name, xlabel=axis_label(results.metrics[cost]), ylabel=axis_label(results.metrics["avg_gap"]))
     for ax in axes.flat[len(panels) :]:
         ax.set_axis_off()
@@ -228,14 +228,18 @@ def cost_gap(results: Results) -> Figure | None:
 
 
 def _front(ax: Axes, points: pd.DataFrame, looks: dict[str, Style]) -> None:
-    """The methods that no other beats in cost and gap, as a step line; nothing lies below it but their names."""
-    front = points[pareto(points[["x", "y"]].to_numpy())].sort_values("x")
+    """The methods that neither another nor the oracle beats in cost and gap, as a step line up to the oracle's cost;
+    nothing lies below it but their names."""
+    rivals = points[[looks[method].role != "control" for method in points.index]]
+    front = rivals[pareto(rivals[["x", "y"]].to_numpy())].sort_values("x")
+    front = front[[looks[method].role == "method" for method in front.index]]
     if front.empty:
         return
-    (left, right), top = ax.get_xlim(), ax.get_ylim()[1]
+    left, right = ax.get_xlim()
     share = min(0.6, 0.04 + 0.021 * len(label(front.index[0])))  # of the width, for the first name
     ax.set_xlim(left * (left / right) ** (share / (1 - share)), right)
-    xs, ys = [front["x"].iloc[0], *front["x"], right], [top, *front["y"], front["y"].iloc[-1]]
+    end = min([right, *points["x"][[looks[method].role == "oracle" for method in points.index]]])
+    xs, ys = [*front["x"], end], [*front["y"], front["y"].iloc[-1]]
     ax.step(xs, ys, where="post", color="0.35", linewidth=1.0, zorder=1)
     places = (ax.transScale + ax.transLimits).transform(front[["x", "y"]].to_numpy())
     apart = min(0.06, max(0.03, (places[0][1] - 0.05) / len(front)))  # so that the last name is still above the axis

@@ -15,7 +15,7 @@ import pandas as pd
 from unlearnbench.inference import ALPHA
 from unlearnbench.results import Results
 from unlearnbench.spec import Metric
-from unlearnbench.stats import gap_metrics, paired_gaps, refuse_mixed_devices, summary_table
+from unlearnbench.stats import gap_metrics, paired_gaps, refuse_mixed_devices, runs_in_words, summary_table
 from unlearnbench.validation import overall
 
 from .statistics import equivalence
@@ -118,7 +118,7 @@ def sections(results: Results, *, brief: bool = False) -> Iterator[Section]:
             _facts(results.methods.query("dataset == @dataset and scenario == @scenario")),
         )
         panels = [_panel(title, columns, here) for title, columns in _columns(results, brief).items()]
-        panels[0].notes.extend(("", clean(f"Of every method: {fact}.", 200)) for fact in here.common_facts)
+        panels[0].notes.extend(("", clean(f"All methods: {fact}.", 200)) for fact in here.common_facts)
         yield Section(_title(values, dataset, scenario), [panel for panel in panels if panel.headers or panel.notes])
 
 
@@ -126,7 +126,7 @@ def _facts(methods: pd.DataFrame) -> dict[str, list[str]]:
     """What is said of each method: where its hyperparameters come from, and whether it saw more than others."""
     lines = methods[methods["role"] == "method"][["method", "access", "settings"]]
     return {
-        method: [f"hyperparameters: {settings}", *["uses validation data"] * ("validation" in access)]
+        method: [f"hyperparameters: {settings}", *["may use validation data"] * ("validation" in access)]
         for method, access, settings in lines.itertuples(index=False, name=None)
     }
 
@@ -160,9 +160,7 @@ class Context:
 
 
 def _title(values: pd.DataFrame, dataset: object, scenario: object) -> str:
-    seeds = len(values[["split_seed", "seed"]].drop_duplicates())
-    counted = "single seed: no intervals" if seeds == 1 else f"{seeds} seeds"
-    parts = [dataset, scenario, ", ".join(values["model"].astype(str).unique()), counted]
+    parts = [dataset, scenario, ", ".join(values["model"].astype(str).unique()), runs_in_words(values)]
     return " · ".join(clean(part, 60) for part in parts) + " · quick" * bool(values["quick"].any())
 
 
@@ -299,14 +297,17 @@ def _controls(kept: list[Column], here: Context) -> Iterator[str]:
 
 
 def _score(column: Column, method: str, roles: Mapping[str, str], found: Found) -> float:
-    """What the best method has least of; NaN without a value."""
-    mean = found[method, column.name].mean
-    if column.gap:
-        return abs(mean)
-    if column.metric.better == "oracle":
-        oracle = next((name for name, role in roles.items() if role == "oracle"), "")
-        return abs(mean - found[oracle, column.name].mean)
-    return -mean if column.metric.better == "high" else mean
+    """What the best method has least of; NaN without a value, and where one is a lower bound. Of a metric that should
+    be near the oracle's the gap of the runs that both have, where there is one."""
+    own = found[method, column.name]
+    if column.gap or column.metric.better != "oracle":
+        score = abs(own.mean) if column.gap else -own.mean if column.metric.better == "high" else own.mean
+        return math.nan if own.note.startswith(">") else score
+    oracle = found[next((name for name, role in roles.items() if role == "oracle"), ""), column.name]
+    if own.note.startswith(">") or oracle.note.startswith(">"):
+        return math.nan
+    gap = (method, f"{column.name}_gap")
+    return abs(found[gap].mean if gap in found else own.mean - oracle.mean)
 
 
 def _best(column: Column, roles: Mapping[str, str], found: Found) -> set[str]:

@@ -11,7 +11,7 @@ from unlearnbench.inference import equivalent, paired_tests, variance_components
 from unlearnbench.ranking import rank_stability, ranks
 from unlearnbench.results import Results
 from unlearnbench.spec import Metric
-from unlearnbench.stats import paired_gaps
+from unlearnbench.stats import crossed, paired_gaps
 from unlearnbench.validation import COLUMNS, ORDER, overall
 
 MARKS = {"pass": "pass", "fail": "FAIL", "uninformative": "uninformative"}
@@ -25,7 +25,7 @@ def statistics(results: Results) -> dict[str, pd.DataFrame]:
         "controls": results.controls,
         "equivalence": equivalence(results),
         "ranks": pd.DataFrame() if metric is None else _ranks(ranking_values(results, metric), metric),
-        "tests": pd.DataFrame() if metric is None else paired_tests(results.values, metric),
+        "tests": pd.DataFrame() if metric is None else paired_tests(ranking_values(results, metric), metric),
         "variance": variance_components(results.values),
     }
 
@@ -33,17 +33,19 @@ def statistics(results: Results) -> dict[str, pd.DataFrame]:
 @functools.lru_cache(maxsize=1)  # every file of a report marks it
 def equivalence(results: Results) -> pd.DataFrame:
     """Of each method and metric with a gap: the noise ``floor``, the ``pairs`` of retrains behind it, and the p value
-    of the claim that the mean gap lies within it."""
+    of the claim that the mean gap lies within it; none where a gap is a lower bound, or runs are not independent."""
     gaps = paired_gaps(results.values, results.metrics)
-    gaps["value"] = gaps["value"].where(~gaps["note"].fillna("").str.startswith(">"))
-    known = {line[:3]: line[3:] for line in results.floors.itertuples(index=False, name=None)}
+    gaps["censored"] = gaps["note"].fillna("").str.startswith(">")
+    known = {line[:3]: line[3:5] for line in results.floors.itertuples(index=False, name=None)}
     columns = ["dataset", "scenario", "method", "metric", "floor", "pairs", "p"]
     lines = []
     for (dataset, scenario, method, name), rows in gaps.groupby(columns[:4], sort=False):
         place = (dataset, scenario, str(name).removesuffix("_gap"))
         if place in known and rows["role"].iloc[0] != "oracle":
             floor, pairs = known[place]
-            lines.append([dataset, scenario, method, place[2], floor, int(pairs), equivalent(rows["value"], floor)])
+            unknown = rows["censored"].any() or crossed(zip(rows["split_seed"], rows["seed"], strict=True))
+            p = np.nan if unknown else equivalent(rows["value"], floor)
+            lines.append([dataset, scenario, method, place[2], floor, int(pairs), p])
     return pd.DataFrame(lines, columns=columns)
 
 
@@ -54,9 +56,9 @@ def ranking_metric(results: Results) -> Metric | None:
 
 
 def ranking_values(results: Results, metric: Metric) -> pd.DataFrame:
-    """The values without those scenarios in which the metric fails its controls."""
+    """The values without those scenarios in which the metric does not pass its controls."""
     verdicts = overall(results.controls)
-    failed = verdicts[(verdicts["verdict"] == "fail") & (verdicts["metric"] == metric.name)]
+    failed = verdicts[(verdicts["verdict"] != "pass") & (verdicts["metric"] == metric.name)]
     keys = set(zip(failed["dataset"], failed["scenario"], strict=True))
     kept = [pair not in keys for pair in zip(results.values["dataset"], results.values["scenario"], strict=True)]
     return results.values[np.array(kept, dtype=bool)]

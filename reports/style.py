@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 
 from unlearnbench.results import Results
 from unlearnbench.spec import Metric
+from unlearnbench.stats import SINGLE, runs_in_words
 
 from .panels import clean
 
@@ -86,8 +87,8 @@ def legend(figure: Figure, handles: dict[str, Any]) -> None:
 def headline(results: Results, subject: str, spread: str) -> str:
     """Two lines: what is shown, and what mean and spread are."""
     quick = " (quick)" * bool(results.values["quick"].any())
-    seeds = len(results.values[["split_seed", "seed"]].drop_duplicates())
-    measured = "single seed: no intervals" if seeds == 1 else f"mean of {seeds} seeds, {spread}"
+    runs = runs_in_words(results.values)
+    measured = runs if runs == SINGLE else f"mean of {runs}, {spread}"
     return f"{label(results.title)}{quick}: {subject}\n{measured}"
 
 

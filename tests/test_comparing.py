@@ -386,9 +386,22 @@ def test_stored_scores_are_read_back_as_they_were(store: Store) -> None:
 def test_the_basis_names_only_what_a_metric_needs() -> None:
     metric = Metric("m", "", "", "utility", "high", lambda *_: 0.0, "", needs={"oracle": 1})
     row = Row(CELL.key, CELL, "ok", evidence_sha256="abc")
-    assert Basis(row, ("a",), ("b",)).of(metric) == "oracle abc"
-    assert Basis().of(metric) == "oracle none"
-    assert Basis(row, ("a",)).of(replace(metric, needs={"original": 1})) == ""
+    assert Basis(row, ("a",), ("b",)).of(metric, {}) == "oracle abc"
+    assert Basis().of(metric, {}) == "oracle none"
+    assert Basis(row, ("a",)).of(replace(metric, needs={"original": 1}), {}) == ""
     banked = replace(metric, needs={"bank": 1}, of_split=True)
-    assert Basis(oracles=("a", "b")).of(banked) != Basis(oracles=("b", "a")).of(banked)  # which half a member is in
-    assert Basis(first=True).of(banked) != Basis(first=False).of(banked)
+    assert Basis(oracles=("a", "b")).of(banked, {}) != Basis(oracles=("b", "a")).of(banked, {})  # which half it is in
+    assert Basis(first=True).of(banked, {}) != Basis(first=False).of(banked, {})
+    made = replace(metric, reads=("m", "gone"))
+    assert Basis().of(made, {"m": replace(metric, version=3)}) == "oracle none, m version 3"
+
+
+def test_what_is_made_of_a_score_is_redone_with_it(store: Store) -> None:
+    """The planted bug: the mean of two scores keeps what one of them was before its new version."""
+    part = Metric("part", "", "", "utility", "high", lambda *_: 1.0, "")
+    made = replace(part, name="made", reads=("part",), fn=lambda evidence, _: 2 * evidence.scores["part"])
+    row = store.row(CELL)
+    assert row is not None
+    score_row(store, row, {"part": part, "made": made})
+    score_row(store, row, {"part": replace(part, version=2, fn=lambda *_: 5.0), "made": made})
+    assert {name: s["value"] for name, s in store.scores(CELL.key).items()} == {"part": 5.0, "made": 10.0}

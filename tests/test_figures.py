@@ -124,16 +124,18 @@ def front_names(figure: Figure) -> list[str]:
     return [text.get_text() for text in figure.axes[0].texts]
 
 
-def test_the_front_names_the_methods_that_none_beats(results: Results) -> None:
+@pytest.mark.parametrize(
+    ("seconds", "front"),
+    [(9.0, ["neggrad_plus", "camu", "random_label"]), (30.0, ["neggrad_plus", "camu"])],  # slower than the oracle
+)
+def test_the_front_names_the_methods_that_none_beats(results: Results, seconds: float, front: list[str]) -> None:
     costs = {"camu": (2.0, 1.0), "finetune": (3.0, 1.0), "gradient_ascent": (1.0, 9.0), "neggrad_plus": (1.0, 4.0)}
-    costs |= {"random_label": (9.0, 0.5), "retrain": (20.0, 0.0), "identity": (1e-5, 0.2)}
+    costs |= {"random_label": (seconds, 0.5), "retrain": (20.0, 0.0), "identity": (1e-5, 0.2)}
     values = results.values.copy()
     for method, pair in costs.items():
         for metric, value in zip(("seconds", "avg_gap"), pair, strict=True):
             values.loc[(values["method"] == method) & (values["metric"] == metric), "value"] = value
-    assert front_names(drawn(replace(results, values=values), figures.cost_gap)) == [
-        "neggrad_plus", "camu", "random_label",
-    ]  # fmt: skip
+    assert front_names(drawn(replace(results, values=values), figures.cost_gap)) == front
 
 
 def test_where_machines_mix_the_cost_is_gradient_evaluations(results: Results) -> None:
@@ -185,7 +187,7 @@ def test_many_attacks_stand_four_side_by_side(results: Results) -> None:
     values = [results.values[results.values["metric"] == "mia_lr_loss"].assign(metric=name) for name in more]
     figure = drawn(replace(results, metrics=more, values=pd.concat(values)), figures.attack_oracle)
     assert figure.axes[0].get_subplotspec().get_gridspec().get_geometry() == (4, 4)  # type: ignore[union-attr]
-    assert [ax.get_xlabel() for ax in shown(figure)] == [f"attack{i} (fraction)" for i in range(6)] * 2
+    assert [ax.get_xlabel() for ax in shown(figure)] == [f"attack{i} (accuracy)" for i in range(6)] * 2
 
 
 def test_attacks_show_methods_without_a_value_as_such(results: Results) -> None:

@@ -55,6 +55,7 @@ GOLDEN = {
         Case(OWN, 1.0, OWN),
         Case(replace(OWN, cost={"samples": 0.0}), "zero_cost", ORACLE),  # whatever its clock says
         Case(scored(seconds=0.0), "zero_cost", ORACLE),
+        Case(replace(OWN, cost={"samples": 0.0, "gradients": 300.0}), 5.0, ORACLE),  # it trained on what it made itself
         Case(scored(**LACKS), "not_on_device", ORACLE),
         Case(OWN, "oracle_empty", scored(**LACKS)),
         Case(OWN, "no_oracle"),

@@ -217,6 +217,14 @@ def test_pairs_are_runs_with_the_same_seeds_in_any_order() -> None:
     assert set(paired_tests(split, LOW, against="a")["n"]) == {0}  # the seed alone does not make the pair
 
 
+def test_runs_that_share_splits_and_seeds_are_not_tested() -> None:
+    alone = values(block(9, 3))
+    assert paired_tests(alone, LOW)["p"].notna().all()
+    found = paired_tests(alone.assign(split_seed=alone["seed"] // 3, seed=alone["seed"] % 3), LOW)
+    assert found["p"].isna().all()
+    assert set(found["note"]) == {"no test: runs that share splits and seeds are not independent"}
+
+
 def test_a_missing_or_censored_run_drops_its_pair_and_bars_from_being_the_best() -> None:
     full = [10.0 + i for i in range(7)]
     blocks: Mapping[str, Mapping[str, Sequence[Any]]] = {
@@ -226,7 +234,7 @@ def test_a_missing_or_censored_run_drops_its_pair_and_bars_from_being_the_best()
     assert set(found["best"]) == {"full"}
     assert found["n"].to_dict() == {"torn": 6, "cut": 6}
     assert found["note"].to_dict() == dict.fromkeys(
-        ["torn", "cut"], "too few seeds to test: 6 bear 1 comparisons, not 3"
+        ["torn", "cut"], "too few seeds to test: 6 allow 1 of 3 comparisons"
     )
 
 

@@ -250,6 +250,14 @@ def test_draws_follow_from_the_seed_and_not_from_the_order_of_lines() -> None:
     assert not first.equals(rank_stability(frame, LOW, seed=1))
 
 
+def test_runs_that_share_splits_and_seeds_have_no_interval() -> None:
+    alone = values(block(9, 3))
+    assert rank_stability(alone, LOW)["low"].notna().all()
+    found = rank_stability(alone.assign(split_seed=alone["seed"] // 3, seed=alone["seed"] % 3), LOW)
+    assert found["low"].isna().all()
+    assert found["mean"].tolist() == [1.0, 2.0, 3.0]
+
+
 def test_one_run_has_no_interval() -> None:
     found = rank_stability(values({"one": {"a": [1.0], "b": [2.0]}, "two": {"a": [1.0, 1], "b": [2.0, 2]}}), LOW)
     assert found["mean"].tolist() == [1, 2]

@@ -10,7 +10,17 @@ import pytest
 
 from unlearnbench.results import VALUE_COLUMNS
 from unlearnbench.spec import REASONS, Metric
-from unlearnbench.stats import gap_metrics, paired_gaps, refuse_mixed_devices, summarise, summary_table
+from unlearnbench.stats import (
+    CROSSED,
+    SINGLE,
+    crossed,
+    gap_metrics,
+    paired_gaps,
+    refuse_mixed_devices,
+    runs_in_words,
+    summarise,
+    summary_table,
+)
 
 
 def metric(name: str, **changes: Any) -> Metric:
@@ -54,6 +64,32 @@ def test_interval_of_two_values_is_twelve_half_ranges_wide() -> None:
 def test_equal_values_have_an_interval_of_no_width() -> None:
     summary = summarise([7.0, 7.0, 7.0])
     assert (summary.std, summary.low, summary.high) == (0.0, 7.0, 7.0)
+
+
+@pytest.mark.parametrize(
+    ("runs", "expected", "words"),
+    [
+        ([(0, 0), (1, 1), (2, 2)], False, "3 seeds"),
+        ([(0, 0), (0, 1), (0, 2)], False, "3 seeds"),  # one split: what is said is said of it
+        ([(0, 0), (1, 0)], False, "2 seeds"),
+        ([(0, 0), (0, 1), (1, 0), (1, 1)], True, "2 splits x 2 seeds"),
+        ([(0, 0), (0, 1), (1, 1)], True, "2 splits x 2 seeds"),
+        ([(0, 0)], False, SINGLE),
+    ],
+)
+def test_runs_that_share_splits_and_seeds_are_crossed(runs: list[tuple[int, int]], expected: bool, words: str) -> None:
+    assert crossed(runs) is expected
+    assert runs_in_words(pd.DataFrame(runs * 2, columns=["split_seed", "seed"])) == words
+
+
+def test_crossed_runs_have_a_mean_and_no_interval() -> None:
+    """Of three seeds on three splits the seed may decide everything: then nine values are worth three."""
+    lines = values(*(("camu", "method", seed, float(seed), "") for seed in (0, 1, 2)))
+    table = summary_table(pd.concat([lines.assign(split_seed=split) for split in (0, 1, 2)])).iloc[0]
+    assert (table["mean"], table["n"], table["note"]) == (1.0, 9, CROSSED)
+    assert math.isnan(table["low"])
+    assert math.isnan(table["high"])
+    assert not math.isnan(summary_table(lines).iloc[0]["low"])
 
 
 def test_one_value_has_no_spread_and_none_has_no_mean() -> None:

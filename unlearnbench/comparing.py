@@ -51,9 +51,10 @@ class Basis:
     first: bool = True
     is_oracle: bool = False
 
-    def of(self, metric: Metric) -> str:
+    def of(self, metric: Metric, metrics: Mapping[str, Metric]) -> str:
         """What a score of ``metric`` rests on, as text: where it differs from the stored one the score is stale."""
         named = [f"{need} {self._named[need]}" for need in metric.needs if need in self._named]
+        named += [f"{name} version {metrics[name].version}" for name in metric.reads if name in metrics]
         return ", ".join([*named, *([f"first {self.first}"] if metric.of_split else [])])
 
     @functools.cached_property
@@ -70,7 +71,7 @@ class Basis:
 def score_plan(plan: Plan, store: Store, metrics: Mapping[str, Metric], workers: int = 1) -> None:
     """Bring the scores of every finished row up to date, the oracles' first."""
     rows = {e.cell.key: row for e in plan.entries if (row := store.row(e.cell)) is not None and row.status == "ok"}
-    oracles = {e.cell.group: rows.get(e.cell.key) for e in plan.entries if e.role == "oracle"}
+    oracles = {e.cell.group: rows.get(e.cell.key) for e in reversed(plan.entries) if e.role == "oracle"}  # the first
     first_seed: dict[tuple[str, str], int] = {}  # of each split and method, the lowest that has a row
     members: dict[str, tuple[str, ...]] = {}  # of each bank of oracles, which many rows share
     for entry in plan.entries:
@@ -99,19 +100,20 @@ def score_row(store: Store, row: Row, metrics: Mapping[str, Metric], basis: Basi
     """Bring the stored scores of an ``ok`` row up to date: what is missing, of an older version, or compared with
     something else is computed. Without a ``basis`` only metrics that need none."""
     stored = {name: Score(**d) for name, d in store.scores(row.key).items()}
-    metrics = {n: m for n, m in metrics.items() if basis is not None or not (m.needs or m.of_split)}
+    wanted = {n: m for n, m in metrics.items() if basis is not None or not (m.needs or m.of_split)}
     basis = basis or Basis()
-    stale = {n: m for n, m in metrics.items() if _is_stale(stored.get(n), m, basis)}
+    bases = {n: basis.of(m, metrics) for n, m in wanted.items()}
+    stale = {n: m for n, m in wanted.items() if _is_stale(stored.get(n), m, bases[n])}
     if not stale:
         return
     evidence = _restored(store, row)
     scores = score(evidence, _context(store, row, evidence, basis, stale), stale, first=basis.first)
-    named = {n: dataclasses.replace(s, basis=basis.of(stale[n])) for n, s in scores.items()}
+    named = {n: dataclasses.replace(s, basis=bases[n]) for n, s in scores.items()}
     store.put_scores(row.key, {**stored, **named})
 
 
-def _is_stale(score: Score | None, metric: Metric, basis: Basis) -> bool:
-    return score is None or score.version != metric.version or score.basis != basis.of(metric)
+def _is_stale(score: Score | None, metric: Metric, basis: str) -> bool:
+    return score is None or score.version != metric.version or score.basis != basis
 
 
 def _restored(store: Store, row: Row) -> Evidence:

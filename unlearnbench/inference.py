@@ -20,7 +20,7 @@ import pandas as pd
 from scipy import stats
 
 from unlearnbench.spec import Empty, Metric
-from unlearnbench.stats import KEY, paired_gaps, summarise
+from unlearnbench.stats import KEY, crossed, paired_gaps, summarise
 
 ALPHA = 0.05
 RUN = ["model", "split_seed", "seed"]
@@ -186,7 +186,7 @@ def paired_tests(values: pd.DataFrame, metric: Metric, against: str | None = Non
     One line per dataset, scenario and method: ``best`` is the method with the lowest mean score of those with a value
     in every run of the block, ``n`` the runs that both have, ``difference`` the mean score of the method minus the
     best's, ``p`` that of `sign_flip`, ``p_holm`` the same corrected within the block. Where n runs do not bear the
-    comparisons (`bearable`) there is no p, and ``note`` says so.
+    comparisons (`bearable`), or are not independent (`stats.crossed`), there is no p, and ``note`` says so.
 
     The best is chosen by the very values that are tested, so every pair of methods counts as a comparison, k(k - 1)/2:
     corrected for k - 1 alone, seven equal methods of ten runs show a difference in 10% of all blocks instead of 5%. A
@@ -215,8 +215,10 @@ def _against(scores: pd.DataFrame, best: str, planned: bool, seed: int) -> list[
         differences = (scores[method] - scores[best]).dropna()
         n = len(differences)
         line |= {"n": n, "difference": differences.mean()}
-        if bearable(n) < m:
-            line["note"] = f"too few seeds to test: {n} bear {bearable(n)} comparisons, not {m}"
+        if crossed((split, seed) for _, split, seed in differences.index):
+            line["note"] = "no test: runs that share splits and seeds are not independent"
+        elif bearable(n) < m:
+            line["note"] = f"too few seeds to test: {n} allow {bearable(n)} of {m} comparisons"
         else:
             line["p"] = sign_flip(differences, seed)
     tested = [line for line in lines if not line["note"]]

@@ -14,6 +14,7 @@ from scipy import stats
 
 from unlearnbench.inference import ALPHA, Block, blocks
 from unlearnbench.spec import Empty, Metric
+from unlearnbench.stats import crossed
 
 
 @dataclass(frozen=True)
@@ -75,14 +76,15 @@ def rank_stability(values: pd.DataFrame, metric: Metric, draws: int = 1000, seed
 
     By method, best first: ``mean`` rank as found, ``low`` and ``high`` ends of the 95% percentile interval over
     ``draws``, ``first`` the share of draws in which its mean rank is the lowest (methods that tie share the draw). All
-    methods of a block are resampled together. A block with a single run hides its spread, so all but ``mean`` is NaN
-    then; and five runs make the interval too narrow. It tells of seeds alone: other datasets are what `nemenyi_cd` is
-    about.
+    methods of a block are resampled together. A block with a single run hides its spread, and runs that share splits
+    and seeds (`stats.crossed`) are not independent: all but ``mean`` is NaN then; and five runs make the interval too
+    narrow. It tells of seeds alone: other datasets are what `nemenyi_cd` is about.
     """
     found, _ = complete(values, metric)
     table = pd.DataFrame({"mean": ranks(values, metric).table.mean()})
     rng = np.random.default_rng(seed)
-    if len(table) and min(map(len, found.values())) > 1:
+    shared = any(crossed((split, seed) for _, split, seed in scores.index) for scores in found.values())
+    if len(table) and not shared and min(map(len, found.values())) > 1:
         drawn = np.mean([_resampled(scores.to_numpy(), draws, rng) for scores in found.values()], axis=0)
         first = np.isclose(drawn, drawn.min(axis=1, keepdims=True))
         low, high = np.quantile(drawn, [0.025, 0.975], axis=0)

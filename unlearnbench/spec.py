@@ -126,7 +126,6 @@ REASONS = {
     "not_on_device": "it cannot be measured on this device",
     "no_partner": "the oracle already starts there",
     "constant": "the representation is constant",
-    "not_supported": "the method does not support this scenario",
     "failed": "the method failed",
     "metric_error": "the metric raised an error",
 }
@@ -253,6 +252,7 @@ class Metric:
     ``fn(evidence, context)`` gets the row's evidence and what it is compared with. ``needs`` says what must be in that
     `evidence.Context`, and how many models at least where it is several; where there is less the value is empty and
     ``fn`` is not called. If it needs the oracle, the oracle's own scores are in ``context.oracle.scores``.
+    ``reads`` names the metrics whose scores it is made of: where one of these has a new version it is redone.
     ``better="oracle"``: closest to the oracle wins. ``of_split``: a statement about all models of a split, so that it
     stands in the row of the first seed alone. ``per_machine``: tables refuse to mix devices.
     """
@@ -266,6 +266,7 @@ class Metric:
     doc: str  # the definition in a sentence, with its source
     version: int = 1
     needs: Mapping[Need, int] = field(default_factory=dict, hash=False)
+    reads: tuple[str, ...] = ()
     of_split: bool = False
     per_machine: bool = False
     digits: int = 2

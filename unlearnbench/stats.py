@@ -17,6 +17,8 @@ from unlearnbench.spec import REASONS, Empty, Metric
 KEY = ["dataset", "scenario", "method", "metric"]
 PAIR = ["dataset", "model", "scenario", "split_seed", "seed"]
 ROLES = ["oracle", "method", "control"]  # the order of the lines of every table
+SINGLE = "single seed: no intervals"
+CROSSED = "no interval: runs that share splits and seeds are not independent (variance.csv)"
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,21 @@ def summarise(values: Iterable[float]) -> Summary:
     return Summary(mean, std, mean - half, mean + half, n)
 
 
+def crossed(runs: Iterable[tuple[int, int]]) -> bool:
+    """Whether of several (split seed, seed) pairs some share a split and some a seed. Such runs are not independent:
+    what n of them say of a mean is worth less than n seeds."""
+    pairs = set(runs)
+    return len(pairs) > max(len({split for split, _ in pairs}), len({seed for _, seed in pairs}), 1)
+
+
+def runs_in_words(values: pd.DataFrame) -> str:
+    """How many runs stand behind the values: ``5 seeds``, ``3 splits x 3 seeds``, or that there is but one."""
+    pairs = list(values[["split_seed", "seed"]].drop_duplicates().itertuples(index=False, name=None))
+    if crossed(pairs):
+        return f"{len({split for split, _ in pairs})} splits x {len({seed for _, seed in pairs})} seeds"
+    return f"{len(pairs)} seeds" if len(pairs) > 1 else SINGLE
+
+
 @functools.cache
 def _t_quantile(freedom: int) -> float:
     return float(stats.t.ppf(0.975, freedom))
@@ -54,21 +71,24 @@ def summary_table(values: pd.DataFrame) -> pd.DataFrame:
 
     Lines keep the order of first appearance in ``values``, the oracle before the methods, controls after them. Empty
     values count neither in the mean nor in n: the note says how many there were and why. Where a value is censored the
-    mean is a lower bound, so the note starts with ``">"`` and there is neither spread nor interval. Other notes stay
-    where all seeds agree. Sentences of a note are separated by ``"; "``. A single value keeps its own interval, such as
-    that of an attack over models.
+    mean is a lower bound, so the note starts with ``">"`` and there is neither spread nor interval. Where splits and
+    seeds are `crossed` there is no interval either, and the note says so. Other notes stay where all seeds agree.
+    Sentences of a note are separated by ``"; "``. A single value keeps its own interval, such as that of an attack over
+    models.
     """
     ranks = pd.DataFrame({name: pd.factorize(values[name])[0] for name in KEY})
     ranks.insert(2, "role", values["role"].map(ROLES.index).to_numpy())
     ordered = values.iloc[ranks.sort_values(list(ranks.columns)).index].fillna({"note": ""})
-    columns = [*KEY, "value", "note", "low", "high"]
+    columns = [*KEY, "value", "note", "low", "high", "split_seed", "seed"]
     records = ordered.reindex(columns=columns).itertuples(index=False, name=None)
     lines = []
     for key, group in itertools.groupby(records, key=lambda record: record[:4]):
         values_of = [record[4:] for record in group]
         line = dict(zip(KEY, key, strict=True)) | _summarise_noted([(value, note) for value, note, *_ in values_of])
         if line["n"] == 1 and np.isnan(line["low"]):
-            line |= next({"low": low, "high": high} for value, _, low, high in values_of if not np.isnan(value))
+            line |= next({"low": low, "high": high} for value, _, low, high, *_ in values_of if not np.isnan(value))
+        if crossed((split, seed) for *_, split, seed in values_of):
+            line |= {"low": np.nan, "high": np.nan, "note": "; ".join(filter(None, [line["note"], CROSSED]))}
         lines.append(line)
     return pd.DataFrame(lines, columns=[*KEY, "mean", "std", "low", "high", "n", "note"])
 

@@ -13,22 +13,22 @@ settled while the suites on digits were first run, so their verdicts are no inde
 - *cost*: the original costs nothing, an honest retrain what the oracle costs.
 
 "Within" means that the 95% t interval of the mean gap over seeds reaches into ± the noise floor (`floor.floors`), or
-that the gap does where there is one seed. An honest retrain is judged by the floor without the controls, and not at
-all where no bank says how far other retrains lie apart. Where the original cannot be told from the oracle the metric
-is *uninformative* in that scenario: it says nothing there, whatever it ranks first.
+that the gap does where there is one seed, or runs share splits and seeds. An honest retrain is judged by the floor
+without the controls, and not at all where no bank says how far other retrains lie apart. Where the original cannot be
+told from the oracle the metric is *uninformative* in that scenario: it says nothing there, whatever it ranks first.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 import pandas as pd
 
 from unlearnbench.spec import Metric
-from unlearnbench.stats import summarise
+from unlearnbench.stats import crossed, summarise
 
 Verdict = Literal["pass", "fail", "uninformative"]
 COLUMNS = ["dataset", "scenario", "metric", "control", "verdict", "reason"]
@@ -51,7 +51,7 @@ class Place:
     ends: tuple[float, float] | None = None
 
     def beyond(self, floor: float) -> bool:
-        """Whether the whole interval lies farther from the oracle than ``floor``, on either side; an unknown one is 0."""
+        """Whether the whole interval lies farther from the oracle than ``floor``, on either side; unknown, it is 0."""
         floor = 0.0 if np.isnan(floor) else floor
         low, high = (self.distance, self.distance) if np.isnan(self.low) else (self.low, self.high)
         return low > floor or high < -floor
@@ -100,6 +100,8 @@ def _places(rows: pd.DataFrame) -> Iterator[tuple[str, Place]]:
     oracle = runs.get("oracle", {})
     for name, found in runs.items():
         gaps = summarise(value - oracle[run][0] for run, (value, *_) in found.items() if run in oracle)
+        if crossed((split, seed) for _, split, seed in found):
+            gaps = replace(gaps, low=np.nan, high=np.nan)
         values, lows, highs = (np.array(column) for column in zip(*found.values(), strict=True))
         ends = None if np.isnan(lows).any() else (float(lows.min()), float(highs.max()))
         if gaps.n:

@@ -30,8 +30,9 @@ def share(name: str) -> Measure:
 
 
 def relative_time_efficiency(evidence: Evidence, context: Context) -> float | Empty:
-    """Seconds of the oracle's training over seconds of the method; empty for a method that used no data at all."""
-    if evidence.cost.get("samples") == 0:
+    """Seconds of the oracle's training over seconds of the method; empty where that drew no sample, made no gradient
+    and ran no network."""
+    if evidence.cost.get("samples") == 0 and not any(evidence.cost.get(name) for name in ("gradients", "flops")):
         return Empty("zero_cost")
     pair = with_oracle("seconds", evidence, context)
     if isinstance(pair, Empty):
@@ -41,7 +42,7 @@ def relative_time_efficiency(evidence: Evidence, context: Context) -> float | Em
 
 def _share(name: str, label: str, doc: str, *, per_machine: bool = False) -> Metric:
     return Metric(
-        f"{name}_share", f"{label} share", "%", "cost", "low", share(name), needs={"oracle": 1},
+        f"{name}_share", f"{label} share", "%", "cost", "low", share(name), needs={"oracle": 1}, reads=(name,),
         per_machine=per_machine, digits=1, doc=f"{doc}, in percent of the oracle's.",
     )  # fmt: skip
 
@@ -51,7 +52,8 @@ SECONDS = Metric(
     doc="Wall time of the method alone, device synchronised, no evaluation inside.",
 )  # fmt: skip
 RTE = Metric(
-    "rte", "RTE", "x", "cost", "high", relative_time_efficiency, needs={"oracle": 1}, per_machine=True, digits=1,
+    "rte", "RTE", "x", "cost", "high", relative_time_efficiency, needs={"oracle": 1}, reads=("seconds",),
+    per_machine=True, digits=1, version=2,
     doc="Relative time efficiency: the oracle's training time divided by the method's time.",
 )  # fmt: skip
 PEAK_MEMORY = Metric(

@@ -55,18 +55,22 @@ def adaptive_score(evidence: Evidence, context: Context) -> float | Empty:
 
 AVG_GAP = Metric(
     "avg_gap", "Avg. gap", "points", "oracle-distance", "low", average_gap, needs={"oracle": 1},
+    reads=("fa", "ra", "ta", "mia_lr_loss"),
     doc="Mean absolute difference to the oracle of the same seeds over FA, RA, TA and MIA-LR (in percent).",
 )  # fmt: skip
 TOW = Metric(
-    "tow", "ToW", "fraction", "oracle-distance", "high", tug_of_war("fa", 100), needs={"oracle": 1}, digits=3,
+    "tow", "ToW", "fraction", "oracle-distance", "high", tug_of_war("fa", 100), needs={"oracle": 1},
+    reads=("fa", "ra", "ta"), digits=3,
     doc="Tug of war: product of 1 - |Δ| over FA, RA and TA against the oracle (Zhao et al., NeurIPS 2024).",
 )  # fmt: skip
 TOW_MIA = Metric(
     "tow_mia", "ToW-MIA", "fraction", "oracle-distance", "high", tug_of_war("mia_lr_loss", 1), needs={"oracle": 1},
-    digits=3, doc="Tug of war with MIA-LR in the place of FA (Zhao et al., NeurIPS 2024).",
+    reads=("mia_lr_loss", "ra", "ta"), digits=3,
+    doc="Tug of war with MIA-LR in the place of FA (Zhao et al., NeurIPS 2024).",
 )  # fmt: skip
 AUS = Metric(
-    "aus", "AUS", "fraction", "oracle-distance", "oracle", adaptive_score, needs={"original": 1}, digits=3,
+    "aus", "AUS", "fraction", "oracle-distance", "oracle", adaptive_score, needs={"original": 1},
+    reads=("fa", "ta", "ta_f", "ta_r"), digits=3,
     doc="Adaptive unlearning score: test accuracy kept, over the distance of forget and test accuracy (DUCK, Cotogni "
     "et al. 2023).",
 )  # fmt: skip
@@ -233,6 +237,7 @@ FORGETTING_QUALITY = Metric(
 )  # fmt: skip
 FORGETTING_RATIO = Metric(
     "forgetting_ratio", "Forgetting / null", "ratio", "oracle-distance", "oracle", ratio_to_null, of_split=True,
-    needs={"oracle": 1, "bank": 2 * QUALITY_FEWEST, "unlearned": QUALITY_FEWEST}, digits=2,  # of its two terms
+    needs={"oracle": 1, "bank": 2 * QUALITY_FEWEST, "unlearned": QUALITY_FEWEST}, reads=("forgetting_quality",),
+    digits=2,  # of its two terms
     doc="Forgetting quality over that of one half of the oracle bank against the other.",
 )  # fmt: skip

@@ -15,13 +15,13 @@ from unlearnbench.spec import Empty, Estimate, Metric, Need
 # --- on one model alone ----------------------------------------------------------------------------------------------
 
 MIA_GBT = Metric(
-    "mia_gbt", "MIA-GBT", "fraction", "leakage", "oracle", lambda evidence, _: attacks.gbt(evidence), digits=3,
+    "mia_gbt", "MIA-GBT", "accuracy", "leakage", "oracle", lambda evidence, _: attacks.gbt(evidence), digits=3,
     note=lambda evidence: f"n = {attacks.gbt_size(evidence)} per side",
     doc="Accuracy, on D_f and unused test samples, of boosted trees that tell retain from test samples by their sorted "
     "softmax (the attack of CaMU, Shen et al., SDM 2024).",
 )  # fmt: skip
 MIA_LR_LOSS = Metric(
-    "mia_lr_loss", "MIA-LR", "fraction", "leakage", "oracle", lambda evidence, _: attacks.lr_loss(evidence), digits=3,
+    "mia_lr_loss", "MIA-LR", "accuracy", "leakage", "oracle", lambda evidence, _: attacks.lr_loss(evidence), digits=3,
     note=lambda evidence: f"n = {attacks.lr_loss_size(evidence)} per side",
     doc="Accuracy of logistic regression that tells D_f from test samples of the same classes by their loss, over 10 "
     "stratified splits (NeurIPS 2023 unlearning challenge, starting kit; Kurmanji et al., NeurIPS 2023).",
@@ -30,7 +30,7 @@ MIA_LR_LOSS = Metric(
 
 def _svc(feature: str, label: str, doc: str) -> Metric:
     return Metric(
-        f"mia_svc_{feature}", f"SVC-{label}", "fraction", "leakage", "oracle",
+        f"mia_svc_{feature}", f"SVC-{label}", "non-member", "leakage", "oracle",
         lambda evidence, _: attacks.svc(evidence, feature), digits=3,
         note=lambda evidence: f"n = {attacks.svc_size(evidence)} per side",
         doc=f"Share of D_f called non-member by a support vector machine on {doc}, fitted on retain against test "
@@ -44,7 +44,7 @@ MIA_SVC_ENTROPY = _svc("entropy", "entropy", "the entropy")
 MIA_SVC_M_ENTROPY = _svc("m_entropy", "m-entr.", "the modified entropy")
 MIA_SVC_PROB = _svc("prob", "prob.", "the whole softmax")
 MIA_ENTROPY_LR = Metric(
-    "mia_entropy_lr", "MIA-entropy", "fraction", "leakage", "oracle",
+    "mia_entropy_lr", "MIA-entropy", "member", "leakage", "oracle",
     lambda evidence, _: attacks.entropy_lr(evidence), digits=3,
     note=lambda evidence: f"n = {attacks.svc_size(evidence, cap=None)} per side",
     doc="Share of D_f called member by logistic regression on the entropy, fitted on retain against test samples "
@@ -162,15 +162,15 @@ ULIRA = Metric(
     "fitted and evaluated on disjoint models; 95% interval by bootstrap over models (Hayes et al. 2024; LiRA).",
 )  # fmt: skip
 ULIRA_ACCURACY = Metric(
-    "ulira_accuracy", "U-LiRA acc.", "fraction", "leakage", "oracle", ulira_accuracy, needs=FEWEST, of_split=True,
+    "ulira_accuracy", "U-LiRA acc.", "accuracy", "leakage", "oracle", ulira_accuracy, needs=FEWEST, of_split=True,
     digits=3, doc="Balanced accuracy of the U-LiRA attack at equal likelihoods.",
 )  # fmt: skip
 ULIRA_TPR_1 = Metric(
-    "ulira_tpr_1", "U-LiRA TPR@1%", "fraction", "leakage", "oracle", ulira_tpr(0.01), needs=FEWEST, of_split=True,
+    "ulira_tpr_1", "U-LiRA TPR@1%", "TPR", "leakage", "oracle", ulira_tpr(0.01), needs=FEWEST, of_split=True,
     digits=3, doc="True positive rate of the U-LiRA attack at 1% false positives; from 1,000 negatives on.",
 )  # fmt: skip
 ULIRA_TPR_01 = Metric(
-    "ulira_tpr_01", "U-LiRA TPR@.1%", "fraction", "leakage", "oracle", ulira_tpr(0.001), needs=FEWEST, of_split=True,
+    "ulira_tpr_01", "U-LiRA TPR@.1%", "TPR", "leakage", "oracle", ulira_tpr(0.001), needs=FEWEST, of_split=True,
     digits=3, doc="True positive rate of the U-LiRA attack at .1% false positives; from 10,000 negatives on.",
 )  # fmt: skip
 RULI = Metric(
