@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import ClassVar
 
 import pandas as pd
@@ -168,12 +170,52 @@ def test_tune_writes_a_suite_that_runs_as_it_stands(
     assert main("tune", tiny("identity"), *options) == 0
     shown = capsys.readouterr()
     assert "[1/1] random finetune: " in shown.err
-    assert "Searches: 1, trials of each: 1. Written: mine.toml" in shown.out
+    assert "Tuned 1 method-scenario pairs, 1 trials each. Written: mine.toml (unlearnbench run mine.toml)" in shown.out
     assert "--trials 1 --requests 1 --methods finetune" in (tmp_path / "mine.toml").read_text()
     settings = {e.method: e.settings for e in make_plan(str(tmp_path / "mine.toml")).entries}
     assert settings == {"retrain": "default", "identity": "default", "finetune": "tuned (1 trials)"}
     assert main("tune", tiny("identity"), "--trials", 0) == 2
     assert "expected at least 1 of each" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("packaged", "options", "name"),
+    [
+        (["digits"], [], "digits-tuned.toml"),
+        (["digits", "digits-tuned"], [], "digits-tuned-3.toml"),
+        (["digits", "digits-tuned"], ["--to", "digits-tuned.toml"], "digits-tuned.toml"),
+    ],
+)
+def test_a_tuned_suite_is_not_written_under_the_name_of_a_packaged_one(
+    main: Main, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    packaged: list[str], options: list[str], name: str,
+) -> None:  # fmt: skip
+    monkeypatch.setattr("unlearnbench.suites.packaged", lambda: packaged)
+    monkeypatch.setattr(api, "tune", lambda *_: {})
+    assert main("tune", "digits", "--trials", 3, *options) == 0
+    assert f"Written: {name} (unlearnbench run {name})" in capsys.readouterr().out
+    assert [path.name for path in Path().glob("*.toml")] == [name]
+
+
+def test_tune_refuses_before_it_searches_where_every_name_is_packaged(
+    main: Main, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("unlearnbench.suites.packaged", lambda: ["digits", "digits-tuned", "digits-tuned-3"])
+    monkeypatch.setattr(api, "tune", lambda *_: pytest.fail("searched"))
+    assert main("tune", "digits", "--trials", 3) == 2
+    said = capsys.readouterr().err
+    assert "digits-tuned and digits-tuned-3 are packaged suites: name the file to write, --to FILE.toml" in said
+
+
+@pytest.mark.parametrize("into", [".", "sub", "{}/a b"])
+def test_new_prints_a_path_that_pip_takes(
+    main: Main, tmp_path: Path, capsys: pytest.CaptureFixture[str], into: str
+) -> None:
+    assert main("new", "demo", "--into", into.format(tmp_path)) == 0
+    path = shlex.split(capsys.readouterr().out.partition(": pip install ")[2])[0]
+    assert (Path(path) / "pyproject.toml").is_file()
+    assert path.startswith(("./", "/"))
+    assert "//" not in path
 
 
 def test_the_version(main: Main, capsys: pytest.CaptureFixture[str]) -> None:
@@ -190,6 +232,47 @@ def test_score_fills_in_what_is_missing(tiny: Tiny, main: Main, tmp_path: Path) 
         path.unlink()
     assert main("score", "--jobs", 1) == 0
     assert [json.loads(path.read_text()) for path in scores] == before
+
+
+# --- what others left ------------------------------------------------------------------------------------------------
+
+
+def test_a_plan_of_another_version_is_an_error_of_one_line_and_spares_the_other_suites(
+    tiny: Tiny, main: Main, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main("run", tiny("identity"), "--jobs", 1, "--device", "cpu", "--out", "out") == 0
+    Store(Path("results")).put_plan("old", {"suite": "old", "cells": []})
+    line = (
+        "the stored plan of suite 'old' was written by another version: run the suite again, or delete "
+        "results/plans/old.json"
+    )
+    capsys.readouterr()
+    for command in (["report", "old"], ["score", "old"], ["validate", "results", "old"]):
+        assert main(*command) == 2
+        assert capsys.readouterr().err == f"unlearnbench: {line}\n"
+    for command, said in (
+        (["report", "--out", "out"], "retrain (oracle)"), (["score"], "tiny: scored"), (["validate"], "tiny: digits"),
+    ):  # fmt: skip
+        main(*command)
+        shown = capsys.readouterr()
+        assert said in shown.out
+        assert shown.err == f"unlearnbench: {line}\n"
+    with pytest.warns(UserWarning, match="the stored plan of suite 'old'") as warned:
+        frame = api.frame("results")
+    assert set(frame.suite) == {"tiny"}
+    assert [Path(warning.filename).name for warning in warned] == ["test_cli.py"]
+
+
+def test_a_figure_that_cannot_be_imported_costs_itself_alone(
+    tiny: Tiny, main: Main, register: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    register("figures", theirs=SimpleNamespace(__module__="a_module_that_is_not_there", __name__="theirs"))
+    assert main("run", tiny("identity"), "--jobs", 1, "--device", "cpu", "--out", "out") == 0
+    shown = capsys.readouterr()
+    assert "retrain (oracle)" in shown.out
+    assert "figure 'theirs'" in shown.err
+    assert "No module named 'a_module_that_is_not_there'; its figure is left out" in shown.err
+    assert Path("out/tiny/relearning.png").exists()
 
 
 # --- interruption ----------------------------------------------------------------------------------------------------

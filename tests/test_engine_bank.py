@@ -60,12 +60,13 @@ class Log:
     """A reporter that remembers."""
 
     def __init__(self) -> None:
-        self.begun, self.ended = list[str](), list[tuple[str, str]]()
+        self.begun, self.ended, self.said = list[str](), list[tuple[str, str]](), list[str]()
 
     def start(self, total: int) -> None:
         self.total = total
 
-    def say(self, message: str) -> None: ...
+    def say(self, message: str) -> None:
+        self.said.append(message)
 
     def begin(self, name: str) -> None:
         self.begun.append(name)
@@ -243,15 +244,18 @@ def test_metrics_say_how_many_models_they_lack(tiny: Tiny) -> None:
 # --- failure ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("method", [FailsOnMembers, ExitsOnMembers])
+@pytest.mark.parametrize(
+    ("method", "reason"), [(FailsOnMembers, "ValueError: on purpose"), (ExitsOnMembers, "SystemExit: 0")]
+)
 def test_a_method_that_fails_on_members_leaves_what_needs_them_empty_and_the_run_goes_on(
-    tiny: Tiny, register: Callable[..., None], method: type[Method]
+    tiny: Tiny, register: Callable[..., None], method: type[Method], reason: str
 ) -> None:
     register("methods", toy=method)
     suite = tiny("toy", "identity", top=BANKS)
     results, log = run(suite)
     ended = dict(log.ended)
     assert ended.pop("digits random split 0 bank: toy 0-1") == "failed"
+    assert log.said == [f"digits random split 0 bank: toy 0-1: {reason}"]
     assert set(ended.values()) == {"ok"}
     assert ended["digits random split 0 bank: identity 0-1"] == "ok"
     assert results.values.groupby("method").status.first().to_dict() == {
@@ -296,5 +300,6 @@ def test_a_bank_that_diverges_costs_no_cell(tiny: Tiny, monkeypatch: pytest.Monk
     suite = tiny("identity", top="bank = 3")
     results, log = run(suite)
     assert dict(log.ended)["digits random split 0 bank: oracles 0-2"] == "failed"
+    assert log.said == ["digits random split 0 bank: oracles 0-2: a loss became infinite in epoch 1 of 1"]
     assert set(results.values.status) == {"ok"}
     assert Store(suite.parent / "results").scores(make_plan(str(suite)).entries[0].cell.key)["fa"]["value"] is not None

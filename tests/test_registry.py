@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from unlearnbench import registry
+from unlearnbench import engine, registry
 from unlearnbench.cells import Recipe
 from unlearnbench.registry import RegistryError, build, configure, listing, load, names
 from unlearnbench.spec import Configured, Positive
@@ -155,6 +155,43 @@ def test_a_metric_must_be_a_metric(install: Callable[..., None]) -> None:
     install("nobody", "def fun(): pass", "metrics", fun="fun")
     with pytest.raises(RegistryError, match=r"metric 'fun' must be an unlearnbench\.spec\.Metric, not function"):
         load("metrics", "fun")
+
+
+METRIC = """
+from unlearnbench.spec import Metric
+
+FUN = Metric("{name}", "F", "", "{family}", "low", lambda evidence, context: 0.0, "None.", needs={needs})
+"""
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"name": "fa"}, "metric 'fun' has the name 'fa': expected that of its entry point"),
+        ({"family": "leekage"}, "metric 'fun' has the family 'leekage': expected one of utility, leakage, oracle-dist"),
+        ({"needs": {"orakel": 1}}, "metric 'fun' has needs {'orakel': 1}: expected numbers of oracle, original, untr"),
+        ({"needs": ("oracle",)}, "metric 'fun' has needs ('oracle',): expected numbers of oracle, original, untrained"),
+    ],
+)
+def test_a_metric_that_is_declared_wrongly_is_listed_as_broken_and_left_out(
+    install: Callable[..., None], changes: dict[str, object], reason: str
+) -> None:
+    ours = engine.all_metrics()
+    install(
+        "nobody", METRIC.format(**{"name": "fun", "family": "leakage", "needs": {}, **changes}), "metrics", fun="FUN"
+    )
+    [broken] = [item for item in listing("metrics", check=True) if item.error]
+    assert broken.name == "fun"
+    assert broken.error.startswith(reason)
+    found = engine.all_metrics()
+    assert list(found) == list(ours)
+    assert found["fa"] is ours["fa"]
+
+
+def test_a_metric_of_others_stands_with_its_family(install: Callable[..., None]) -> None:
+    install("nobody", METRIC.format(name="fun", family="utility", needs={"oracle": 1}), "metrics", fun="FUN")
+    found = engine.all_metrics()
+    assert list(found).index("fun") < list(found).index("rmia")
 
 
 # --- names and parameters --------------------------------------------------------------------------------------------

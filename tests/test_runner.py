@@ -18,7 +18,7 @@ from unlearnbench.data import Counter
 from unlearnbench.models import Classifier, build_model
 from unlearnbench.registry import build
 from unlearnbench.runner import add_costs, run_cell
-from unlearnbench.spec import Access, Method, Model
+from unlearnbench.spec import Access, Method, Model, UnlearnBenchError
 from unlearnbench.store import Store
 from unlearnbench.task import Task
 from unlearnbench.training import RECIPES, predict
@@ -284,6 +284,48 @@ def test_who_trains_the_original_does_not_matter(store: Store, tmp_path: Path, r
     torch.manual_seed(12)
     runner.load_original(one, ahead, runner.load_data(one.dataset, store.root, CPU))
     assert run(one, store).evidence_sha256 == run(one, ahead).evidence_sha256
+
+
+# --- files that change ----------------------------------------------------------------------------------------------
+
+
+def write_npz(path: Path, brightness: int) -> Plugin:
+    """A dataset of your own: 8 and 4 images of one brightness."""
+    images = np.full((12, 8, 8), brightness, np.uint8)
+    labels = np.arange(12) % 2
+    np.savez(path, allow_pickle=True, x_train=images[:8], y_train=labels[:8], x_test=images[8:], y_test=labels[8:])
+    return Plugin.of("npz", build("datasets", "npz", {"path": str(path), "validation": 0.0}))
+
+
+def brightness(plugin: Plugin, root: Path) -> float:
+    x = runner.load_data(plugin, root, CPU).x_train
+    assert x.min() == x.max()
+    return float(x.max())
+
+
+def test_a_file_that_is_written_anew_is_read_anew(tmp_path: Path) -> None:
+    path = tmp_path / "own.npz"
+    assert brightness(write_npz(path, 255), tmp_path) == 1.0
+    assert brightness(write_npz(path, 51), tmp_path) == pytest.approx(0.2)
+
+
+def test_a_file_that_is_no_longer_that_of_the_plan_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "own.npz"
+    planned = write_npz(path, 255)
+    now = write_npz(path, 51)
+    with pytest.raises(UnlearnBenchError, match="dataset 'npz' changed during this run: run the same command again"):
+        runner.load_data(planned, tmp_path, CPU)
+    assert brightness(now, tmp_path) == pytest.approx(0.2)
+
+
+def test_a_dataset_is_identified_once_for_all_cells_of_a_worker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It costs a pass over the files."""
+    one = write_npz(tmp_path / "own.npz", 7)
+    brightness(one, tmp_path)
+    monkeypatch.setattr("unlearnbench.datasets.Npz.identity", lambda _: pytest.fail("identified again"))
+    brightness(one, tmp_path)
 
 
 # --- when it does not work -------------------------------------------------------------------------------------------

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from unlearnbench.cells import Cell, Plugin, Probe, Recipe, digest
-from unlearnbench.registry import build
-from unlearnbench.spec import Empty, Metric, Need
+from unlearnbench.registry import build, configure
+from unlearnbench.spec import Empty, Metric, Need, UnlearnBenchError
 
 CELL = Cell(
     dataset=Plugin("digits", {"validation": 0.1, "limit_train": None, "limit_test": None}, "e461e35a"),
@@ -123,15 +123,15 @@ def test_defaults_are_in_the_key_before_it_is_taken() -> None:
 
 
 def test_a_cell_survives_json() -> None:
-    back = Cell.from_dict(json.loads(json.dumps(CELL.as_dict())))
+    back = configure(Cell, json.loads(json.dumps(CELL.as_dict())), "cell")
     assert back.key == CELL.key
     assert (back.recipe, back.probe, back.split_seed, back.seed) == (CELL.recipe, CELL.probe, 3, 4)
 
 
 @pytest.mark.parametrize("change", [{"extra": 1}, {"recipe": {"lrr": 1.0}}, {"method": {"nom": "camu"}}])
 def test_a_cell_of_another_shape_is_refused(change: dict[str, Any]) -> None:
-    with pytest.raises(TypeError):
-        Cell.from_dict({**CELL.as_dict(), **change})
+    with pytest.raises(UnlearnBenchError):
+        configure(Cell, {**CELL.as_dict(), **change}, "cell")
 
 
 def test_an_empty_value_says_why() -> None:

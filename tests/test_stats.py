@@ -82,6 +82,14 @@ def test_runs_that_share_splits_and_seeds_are_crossed(runs: list[tuple[int, int]
     assert runs_in_words(pd.DataFrame(runs * 2, columns=["split_seed", "seed"])) == words
 
 
+def test_what_belongs_to_a_split_is_paired_by_split() -> None:
+    """A method that failed on the first seed of a split speaks for it in the second."""
+    lines = values(("retrain", "oracle", 0, 5.0, ""), ("camu", "method", 1, 7.0, "")).assign(split_seed=0)
+    of_split = {"fa": metric("fa", of_split=True)}
+    assert paired_gaps(lines, of_split).set_index("method")["value"].to_dict() == {"retrain": 0.0, "camu": 2.0}
+    assert paired_gaps(lines, METRICS).set_index("method")["value"].isna()["camu"]
+
+
 def test_crossed_runs_have_a_mean_and_no_interval() -> None:
     """Of three seeds on three splits the seed may decide everything: then nine values are worth three."""
     lines = values(*(("camu", "method", seed, float(seed), "") for seed in (0, 1, 2)))

@@ -134,6 +134,26 @@ def test_a_plan_survives_json(write: Write) -> None:
     assert list(back.report["headline"]) == ["fa", "ulira"]
 
 
+OTHER_PLANS = {
+    "a key less": lambda d: d.pop("entries"),
+    "a key more": lambda d: d.update(horizon=3),
+    "an entry with a key more": lambda d: d["entries"][0].update(horizon=3),
+    "an entry without its cell": lambda d: d["entries"][0].pop("cell"),
+    "a recipe with a key more": lambda d: d["entries"][0]["cell"]["recipe"].update(horizon=3),
+    "a plugin of another shape": lambda d: d["entries"][0]["cell"].update(model="cnn"),
+    "a bank of another type": lambda d: d.update(bank={"size": 4}),
+    "entries of another type": lambda d: d.update(entries=3),
+}
+
+
+@pytest.mark.parametrize("change", OTHER_PLANS.values(), ids=OTHER_PLANS.keys())
+def test_a_plan_of_another_version_is_refused(write: Write, change: Callable[[dict[str, Any]], Any]) -> None:
+    d = json.loads(json.dumps(plan(write).as_dict()))
+    change(d)
+    with pytest.raises(UnlearnBenchError):
+        Plan.from_dict(d)
+
+
 @pytest.mark.parametrize("name", packaged())
 @pytest.mark.parametrize("quick", [False, True])
 def test_every_packaged_suite_is_good(name: str, quick: bool) -> None:
@@ -221,6 +241,11 @@ def test_set_reaches_a_method_that_was_chosen_beside_the_suites(write: Write) ->
     assert params(plan(write, methods=["finetune"], sets=["finetune.lr=1"]), "finetune")["lr"] == 1.0
 
 
+def test_set_reaches_every_method_that_was_chosen_by_all(write: Write) -> None:
+    made = plan(write, methods=["all"], sets=["scrub.lr=1e-3"])
+    assert params(made, "scrub")["lr"] == 1e-3
+
+
 def test_quick_limits_everything_that_takes_time(write: Write) -> None:
     made = plan(write, quick=True, methods=["finetune", "camu"])
     cell = made.entries[-1].cell
@@ -236,6 +261,8 @@ def test_quick_keeps_the_epochs_that_were_searched(write: Write) -> None:
     tuned = SUITE + "[methods.finetune.in.class]\nepochs = 7\ntuned = 5\n"
     made = plan(write, tuned, quick=True, methods=["finetune"])
     assert [params(made, "finetune", s)["epochs"] for s in ("class", "random-10")] == [7, 2]
+    rate_alone = plan(write, tuned.replace("epochs = 7", "lr = 0.1"), quick=True, methods=["finetune"])
+    assert params(rate_alone, "finetune", "class")["epochs"] == 2  # as its trials had
 
 
 def test_quick_puts_a_small_model_in_the_place_of_the_suites(write: Write) -> None:
@@ -359,6 +386,8 @@ def test_a_mistake_that_would_only_show_later(write: Write, mistake: dict[str, A
         ({"sets": ["camu.lr_ce"]}, r"--set camu\.lr_ce: expected TARGET\.PARAMETER=VALUE"),
         ({"sets": ["lr_ce=1"]}, r"TARGET one of dataset, model, recipe, probe, retrain, camu, silent"),
         ({"sets": ["finetune.lr=1"]}, r"--set finetune\.lr=1: expected"),
+        ({"sets": ["all.lr=5"], "methods": ["all"]}, r"--set all\.lr=5: expected"),
+        ({"sets": ["silent.noise=1"], "methods": ["camu"]}, r"TARGET one of .*, probe, retrain, camu$"),
         ({"sets": ["recipe.=1"]}, r"recipe has no parameter ''"),
     ],
 )

@@ -324,7 +324,7 @@ def test_a_worker_leaves_interrupts_to_its_parent_and_ends_with_it(
     plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ended: list[int] = []
-    monkeypatch.setattr(tuning, "_end_with", ended.append)
+    monkeypatch.setattr(tuning, "end_with", ended.append)
     monkeypatch.setattr(signal, "signal", lambda *given: ended.extend(given))
     (search,) = searches(plan, 1, 1)
     run(search, tmp_path)

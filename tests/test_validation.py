@@ -145,6 +145,12 @@ def test_of_several_splits_the_widest_ends_count() -> None:
     assert verdicts(AUC, None, oracle=[0.5, 0.5], identity=identity[1:] * 2, other=other)["identity"] == P
 
 
+def test_a_control_that_speaks_for_its_split_by_another_seed_is_judged() -> None:
+    table = frame(oracle=0.5, other=0.6).assign(split_seed=0)
+    table["seed"] = [0, 1]
+    assert validate(table, floor_of(None), {"m": AUC})["verdict"].tolist() == [F]
+
+
 def test_without_another_retrain_the_oracle_is_the_null() -> None:
     assert verdicts(AUC, None, oracle=(0.5, 0.45, 0.55), identity=(0.5, 0.4, 0.6)) == {"identity": U}
     assert verdicts(AUC, None, oracle=(0.5, 0.45, 0.55), identity=(0.7, 0.6, 0.8)) == {"identity": P}

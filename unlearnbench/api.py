@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import os
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -82,20 +84,47 @@ def _lines() -> Lines:
 def stored(suite: str, results: str | Path = "results") -> Results:
     """The scored rows of the last run of a suite. Raises UnlearnBenchError if it has not run into ``results``."""
     store = Store(Path(results))
+    plan = stored_plan(suite, store)
+    engine.bring_up_to_date(plan, store)  # rows that suites share may have been compared with a larger bank since
+    return gather(store, plan, engine.all_metrics())
+
+
+def stored_plan(suite: str, store: Store) -> Plan:
+    """The plan of the last run of a suite. Raises UnlearnBenchError if there is none that can be read."""
     plan = store.plan(suite)
     if plan is None:
         known = ", ".join(store.plans()) or "none yet"
         raise UnlearnBenchError(
             f"no run of suite '{suite}' in {store.root}; it holds: {known} (unlearnbench run {suite})"
         )
-    found = Plan.from_dict(plan)
-    engine.bring_up_to_date(found, store)  # rows that suites share may have been compared with a larger bank since
-    return gather(store, found, engine.all_metrics())
+    try:
+        return Plan.from_dict(plan)
+    except UnlearnBenchError:
+        raise UnlearnBenchError(
+            f"the stored plan of suite '{suite}' was written by another version: run the suite again, or delete "
+            f"{store.root / 'plans' / suite}.json"
+        ) from None
+
+
+def stored_suites(store: Store, warn: Callable[[str], object]) -> list[str]:
+    """The suites that were run into a folder, but for those whose plans cannot be read: ``warn`` is told why."""
+    found = []
+    for suite in store.plans():
+        try:
+            stored_plan(suite, store)
+            found.append(suite)
+        except UnlearnBenchError as error:
+            warn(str(error))
+    return found
 
 
 def frame(results: str | Path = "results") -> pd.DataFrame:
-    """Every scored row of a results folder: one line for each row and metric (`results.VALUE_COLUMNS`)."""
-    frames = [stored(suite, results).values for suite in Store(Path(results)).plans()]
+    """Every scored row of a results folder: one line for each row and metric (`results.VALUE_COLUMNS`).
+
+    Leaves out, with a warning, a suite whose stored plan cannot be read.
+    """
+    suites = stored_suites(Store(Path(results)), functools.partial(warnings.warn, stacklevel=3))
+    frames = [stored(suite, results).values for suite in suites]
     if not frames:
         raise UnlearnBenchError(f"no results in {results} (unlearnbench run digits)")
     return pd.concat(frames, ignore_index=True)

@@ -95,11 +95,6 @@ class Cell(Checked):
     def as_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
 
-    @classmethod
-    def from_dict(cls, d: Mapping[str, Any]) -> Cell:
-        plugins = {name: Plugin(**d[name]) for name in ("dataset", "model", "scenario", "method")}
-        return cls(**{**d, **plugins, "recipe": Recipe(**d["recipe"]), "probe": Probe(**d["probe"])})
-
     def _digest(self, *names: str) -> str:
         d = self.as_dict()
         return digest([TRAINING_VERSION, *(d[name] for name in names)])

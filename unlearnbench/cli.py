@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated, Literal
@@ -187,7 +188,7 @@ def tune(
     quick
         As in run: few samples, 2 epochs, a small model.
     to
-        The file that is written; default SUITE-tuned.toml.
+        The file that is written; default SUITE-tuned.toml, or SUITE-tuned-TRIALS.toml where that is a packaged suite.
     """
     if trials < 1 or requests < 1:
         raise UnlearnBenchError(f"--trials {trials} --requests {requests}: expected at least 1 of each")
@@ -198,13 +199,13 @@ def tune(
 
     path, text = find(suite)
     plan = make_plan(suite, Options(_split(methods), _split(scenarios), quick=quick))
-    to = to or Path(f"{path.stem}-tuned.toml")
+    to = to or _tuned(path.stem, trials)
     with _reporter() as reporter:
         best = api.tune(plan, trials, requests, Store(results), device, jobs, data, reporter)
     chosen = f" --methods {methods}" * bool(methods) + f" --scenarios {scenarios}" * bool(scenarios)
     command = f"unlearnbench tune {suite} --trials {trials} --requests {requests}{chosen}" + " --quick" * quick
     to.write_text(tuned_suite(text, best, trials, command, quick), encoding="utf-8")
-    print(f"Searches: {len(best)}, trials of each: {trials}. Written: {to} (unlearnbench run {to})")
+    print(f"Tuned {len(best)} method-scenario pairs, {trials} trials each. Written: {to} (unlearnbench run {to})")
     return 0
 
 
@@ -222,32 +223,29 @@ def new(name: str, *, into: Path = Path()) -> None:
     from unlearnbench.templates import write_plugin
 
     folder = write_plugin(name, into)
-    print(f"{folder}: pip install ./{folder} && unlearnbench check {name} && unlearnbench run digits --methods {name}")
+    where = shlex.quote(str(folder) if folder.is_absolute() else f"./{folder}")  # without ./ it may be a name on PyPI
+    print(f"{folder}: pip install {where} && unlearnbench check {name} && unlearnbench run digits --methods {name}")
 
 
 @app.command
 def report(*suites: str, results: Results = DEFAULT_RESULTS, out: Out = DEFAULT_OUT) -> None:
     """Rebuild tables and figures from stored rows: of these suites, or of every suite that was run."""
     from unlearnbench import api
-    from unlearnbench.store import Store
 
-    for suite in suites or Store(results).plans() or [_nothing(results)]:
+    for suite in _chosen(suites, results):
         _report(api.stored(suite, results), out)
 
 
 @app.command
 def score(*suites: str, results: Results = DEFAULT_RESULTS, jobs: int | None = None) -> None:
     """Bring the scores of stored rows up to date: metrics that are new, or changed, or lacked their oracle."""
+    from unlearnbench import api
     from unlearnbench.engine import bring_up_to_date
     from unlearnbench.store import Store
-    from unlearnbench.suites import Plan
 
     store = Store(results)
-    for suite in suites or store.plans() or [_nothing(results)]:
-        plan = store.plan(suite)
-        if plan is None:
-            raise UnlearnBenchError(f"no run of suite '{suite}' in {results} (unlearnbench run {suite})")
-        bring_up_to_date(Plan.from_dict(plan), store, jobs or os.cpu_count() or 1)
+    for suite in _chosen(suites, results):
+        bring_up_to_date(api.stored_plan(suite, store), store, jobs or os.cpu_count() or 1)
         print(f"{suite}: scored")
 
 
@@ -267,10 +265,9 @@ def validate(results: Path = DEFAULT_RESULTS, *suites: str) -> int:
     from unlearnbench_reports import control_table
 
     from unlearnbench import api
-    from unlearnbench.store import Store
 
     failed = 0
-    for suite in suites or Store(results).plans() or [_nothing(results)]:
+    for suite in _chosen(suites, results):
         table = control_table(api.stored(suite, results))
         for (dataset, scenario), rows in table.groupby(["dataset", "scenario"], sort=False):
             print(f"{suite}: {dataset} {scenario}")
@@ -327,8 +324,30 @@ def _split(text: str) -> list[str]:
     return [part for part in text.replace(",", " ").split() if part]
 
 
-def _nothing(results: Path) -> str:
-    raise UnlearnBenchError(f"no results in {results} (unlearnbench run digits)")
+def _chosen(suites: tuple[str, ...], results: Path) -> list[str]:
+    """These suites, or else all that were run; of these a plan that cannot be read is left out with a warning."""
+    from unlearnbench import api
+    from unlearnbench.store import Store
+
+    found = list(suites) or api.stored_suites(Store(results), _warn)
+    if not found:
+        raise UnlearnBenchError(f"no results in {results} (unlearnbench run digits)")
+    return found
+
+
+def _tuned(suite: str, trials: int) -> Path:
+    """The file that a tuned suite is written to: not of the name of a packaged one, whose report it would share."""
+    from unlearnbench.suites import packaged
+
+    choices = [f"{suite}-tuned", f"{suite}-tuned-{trials}"]
+    free = [name for name in choices if name not in packaged()]
+    if not free:
+        raise UnlearnBenchError(f"{' and '.join(choices)} are packaged suites: name the file to write, --to FILE.toml")
+    return Path(f"{free[0]}.toml")
+
+
+def _warn(message: str) -> None:
+    print(f"unlearnbench: {message}", file=sys.stderr)
 
 
 def _reporter():  # type: ignore[no-untyped-def]
@@ -346,11 +365,16 @@ def _report(scored, out: Path, anew: bool = True) -> None:  # type: ignore[no-un
     matplotlib.use("Agg")
     import unlearnbench_reports as reports
 
-    figures = {name: registry.load("figures", name) for name in registry.names("figures")}
     print(reports.terminal(scored, color=sys.stdout.isatty(), brief=True))
     print(f"Every metric, every figure and what the controls say: {out / scored.suite}")
     if not anew and reports.is_current(scored, out / scored.suite):
         print(f"{out / scored.suite} is up to date")
         return
+    figures = {}
+    for name in registry.names("figures"):
+        try:
+            figures[name] = registry.load("figures", name)
+        except registry.RegistryError as error:
+            _warn(f"{error}; its figure is left out")
     written = reports.render(scored, out / scored.suite, figures)
     print(f"{len(written)} files in {out / scored.suite}")

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast, get_args
 
 from filelock import FileLock, Timeout
 from joblib import Parallel, delayed, parallel_config
@@ -25,7 +25,7 @@ from unlearnbench.cells import Cell, Row
 from unlearnbench.comparing import score_plan, score_row
 from unlearnbench.floor import score_banks
 from unlearnbench.registry import load, names
-from unlearnbench.spec import Access, Metric, UnlearnBenchError
+from unlearnbench.spec import Access, Family, Metric, UnlearnBenchError
 from unlearnbench.store import Store
 from unlearnbench.suites import Entry, Plan
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 OF_METHOD = ("unlearned", "shadows")  # banks that each method has of its own
 UNLEARNED_AT_ONCE = 8  # members of a bank that one job makes
-FAMILIES = ("utility", "leakage", "oracle-distance", "relearning", "cost")
+FAMILIES = get_args(Family)
 
 
 class Reporter(Protocol):
@@ -177,7 +177,7 @@ class Pool:
     reporter: Reporter
 
     def run(self, jobs: list[Job]) -> list[tuple[Job, str]]:
-        """Do the jobs; give those trainings that diverged, with the reason."""
+        """Do the jobs; say, and give, why trainings diverged and banks failed."""
 
         def feed() -> Iterator[Any]:
             for job in jobs:
@@ -188,6 +188,7 @@ class Pool:
         for job, status, seconds, reason in self.map(feed()):
             self.reporter.end(job.name, status, seconds)
             if reason:
+                self.reporter.say(reason)
                 broken.append((job, reason))
         return broken
 
@@ -229,7 +230,7 @@ def _work(job: Job, root: Path, data_root: Path, devices: tuple[str, ...], paren
 
     if os.getpid() != parent:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-        _end_with(parent)
+        end_with(parent)
     start = time.perf_counter()
     store, cell, device = Store(root), job.entry.cell, claim(root, devices)
     status = "ok"
@@ -253,13 +254,13 @@ def _work(job: Job, root: Path, data_root: Path, devices: tuple[str, ...], paren
             raise
         status, reason = "failed", f"{job.name}: {type(error).__name__}: {error}"  # its metrics say how many are there
     if device.type == "cuda":
-        _check(device, job.name)
+        check_device(device, job.name)
     if os.getpid() != parent:
         _settle(job.kind)
     return job, status, time.perf_counter() - start, reason
 
 
-def _check(device: torch.device, job: str) -> None:
+def check_device(device: torch.device, job: str) -> None:
     """After some errors a GPU refuses everything that this process asks of it: not the fault of the jobs to come."""
     import torch
 
@@ -279,7 +280,7 @@ def _settle(_kind: str) -> None:
 
 
 @functools.cache
-def _end_with(parent: int) -> None:
+def end_with(parent: int) -> None:
     """End this worker soon after its parent: one that was killed must not leave workers and their locks behind."""
 
     def watch() -> None:

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar, cast, get_args
 
 from unlearnbench import spec
 from unlearnbench.spec import UnlearnBenchError
@@ -126,10 +126,22 @@ def _verify(kind: str, name: str, plugin: Any) -> None:
     if base is not None and getattr(plugin, "__abstractmethods__", None):
         missing = ", ".join(sorted(plugin.__abstractmethods__))
         raise RegistryError(f"{_singular(kind)} '{name}' does not define {missing}")
-    if kind == "metrics" and not isinstance(plugin, spec.Metric):
-        raise RegistryError(f"metric '{name}' must be an unlearnbench.spec.Metric, not {type(plugin).__name__}")
+    if kind == "metrics":
+        _verify_metric(name, plugin)
     if kind == "methods" and not all(hasattr(plugin, attribute) for attribute in ("paper", "needs")):
         raise RegistryError(f"method '{name}' must declare the class attributes paper and needs")
+
+
+def _verify_metric(name: str, metric: Any) -> None:
+    if not isinstance(metric, spec.Metric):
+        raise RegistryError(f"metric '{name}' must be an unlearnbench.spec.Metric, not {type(metric).__name__}")
+    if metric.name != name:
+        raise RegistryError(f"metric '{name}' has the name '{metric.name}': expected that of its entry point")
+    families, needs = get_args(spec.Family), get_args(spec.Need)
+    if metric.family not in families:
+        raise RegistryError(f"metric '{name}' has the family {metric.family!r}: expected one of {', '.join(families)}")
+    if not isinstance(metric.needs, Mapping) or not metric.needs.keys() <= set(needs):
+        raise RegistryError(f"metric '{name}' has needs {metric.needs!r}: expected numbers of {', '.join(needs)}")
 
 
 def _list(kind: str, name: str, points: tuple[EntryPoint, ...], check: bool) -> Listing:

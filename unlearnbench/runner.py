@@ -26,7 +26,7 @@ from unlearnbench.originals import Log, fresh_network, keep, trainee
 from unlearnbench.probes import collect, warm_up, whole_outputs
 from unlearnbench.registry import build
 from unlearnbench.scenarios import Split, make_split
-from unlearnbench.spec import Access, Method
+from unlearnbench.spec import Access, Method, UnlearnBenchError
 from unlearnbench.store import State, Store
 from unlearnbench.task import Task
 from unlearnbench.training import train
@@ -222,13 +222,18 @@ def restored(cell: Cell, data: Data, state: State) -> Classifier:
 
 
 @functools.lru_cache(maxsize=1)  # a worker runs many cells of one suite
-def _load_data(name: str, params: str, data_root: Path, device: str) -> Data:
+def _load_data(name: str, params: str, version: int | str, data_root: Path, device: str) -> Data:
     dataset = build("datasets", name, json.loads(params))
-    return Data.of(datasets.load(dataset, data_root), dataset.validation, torch.device(device), data_root)
+    data = Data.of(datasets.load(dataset, data_root), dataset.validation, torch.device(device), data_root)
+    # A plugin made by hand has the version of the class alone, which says nothing of the files that are read.
+    if version not in (dataset.version, dataset.identity()):
+        raise UnlearnBenchError(f"the dataset '{name}' changed during this run: run the same command again")
+    return data
 
 
 def load_data(plugin: Plugin, data_root: Path, device: torch.device) -> Data:
-    return _load_data(plugin.name, json.dumps(dict(plugin.params)), data_root, str(device))
+    """The dataset on the device. Raises UnlearnBenchError if its content is no longer that of the plugin's version."""
+    return _load_data(plugin.name, json.dumps(dict(plugin.params)), plugin.version, data_root, str(device))
 
 
 def make_cell_split(cell: Cell, data: Data) -> Split:

@@ -15,7 +15,7 @@ from scipy import stats
 from unlearnbench.spec import REASONS, Empty, Metric
 
 KEY = ["dataset", "scenario", "method", "metric"]
-PAIR = ["dataset", "model", "scenario", "split_seed", "seed"]
+PAIR = ["dataset", "model", "scenario", "split_seed", "run", "metric"]
 ROLES = ["oracle", "method", "control"]  # the order of the lines of every table
 SINGLE = "single seed: no intervals"
 CROSSED = "no interval: runs that share splits and seeds are not independent (variance.csv)"
@@ -121,13 +121,15 @@ def gap_metrics(metrics: Mapping[str, Metric]) -> list[Metric]:
 def paired_gaps(values: pd.DataFrame, metrics: Mapping[str, Metric]) -> pd.DataFrame:
     """Signed gaps, value minus the oracle's of the same dataset, model, scenario and seeds, as further values.
 
-    A gap is empty where the value or its partner is, or where the oracle's value is censored. Of several oracles the
-    first in ``values`` is the reference.
+    What belongs to a split is paired by split: the first seed of a method may not be that of the oracle. A gap is empty
+    where the value or its partner is, or where the oracle's value is censored. Of several oracles the first in
+    ``values`` is the reference.
     """
     lines = values[values["metric"].isin([metric.name for metric in gap_metrics(metrics)])].fillna({"note": ""})
-    on = [*PAIR, "metric"]
-    oracle = lines.loc[lines["role"] == "oracle", [*on, "value", "note"]].drop_duplicates(on)
-    pairs = lines.merge(oracle, how="left", on=on, suffixes=("", "_oracle"), indicator=True)
+    of_split = [metric.name for metric in gap_metrics(metrics) if metric.of_split]
+    lines["run"] = lines["seed"].mask(lines["metric"].isin(of_split), -1)
+    oracle = lines.loc[lines["role"] == "oracle", [*PAIR, "value", "note"]].drop_duplicates(PAIR)
+    pairs = lines.merge(oracle, how="left", on=PAIR, suffixes=("", "_oracle"), indicator=True)
     unpaired, censored = pairs["_merge"] == "left_only", pairs["note_oracle"].fillna("").str.startswith(">")
     gap = (pairs["value"] - pairs["value_oracle"]).mask(censored)
     note = pairs["note"].where(pairs["value"].isna() | pairs["note"].str.startswith(">"), "")  # not an attack's size

@@ -15,7 +15,7 @@ from annotated_types import Ge, Len
 
 from unlearnbench.cells import Cell, Plugin, Probe, Recipe
 from unlearnbench.registry import build, configure, load, names
-from unlearnbench.spec import Configured, Seed, UnlearnBenchError
+from unlearnbench.spec import Checked, Configured, Seed, UnlearnBenchError
 
 Label = Annotated[str, Len(1, 60)]
 
@@ -61,8 +61,8 @@ class Suite(Configured):
 
 @dataclass(frozen=True)
 class Options:
-    """What a run changes of its suite. ``sets`` are ``target.parameter=value`` with ``target`` a method's label,
-    ``dataset``, ``model``, ``recipe`` or ``probe``."""
+    """What a run changes of its suite. ``sets`` are ``target.parameter=value`` with ``target`` the label of a method
+    that runs, ``dataset``, ``model``, ``recipe`` or ``probe``."""
 
     methods: Sequence[str] = ()
     scenarios: Sequence[str] = ()
@@ -72,7 +72,7 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Entry:
+class Entry(Checked):
     """A cell and the names under which its suite shows it."""
 
     cell: Cell
@@ -88,7 +88,7 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Plan:
+class Plan(Checked):
     """All cells of a run."""
 
     suite: str
@@ -104,8 +104,8 @@ class Plan:
 
     @classmethod
     def from_dict(cls, d: Mapping[str, Any]) -> Plan:
-        entries = tuple(Entry(**{**e, "cell": Cell.from_dict(e["cell"])}) for e in d["entries"])
-        return cls(**{**d, "entries": entries})
+        """Raises UnlearnBenchError if ``d`` is not what `as_dict` gives."""
+        return configure(cls, d, "plan")
 
 
 def packaged() -> list[str]:
@@ -160,8 +160,8 @@ def find(suite: str) -> tuple[Path, str]:
 
 
 def _expand(name: str, suite: Suite, options: Options) -> Plan:
-    sets = _parse_sets(options.sets, ("dataset", "model", "recipe", "probe", *suite.methods, *options.methods))
     methods = _chosen_methods(suite, options.methods)
+    sets = _parse_sets(options.sets, ("dataset", "model", "recipe", "probe", *methods))
     scenarios = _choose(suite.scenarios, options.scenarios, "scenario")
     dataset = _plugin("datasets", _named(suite.dataset), sets.get("dataset", {}))
     model = _plugin("models", _named(suite.model), sets.get("model", {}))
@@ -258,7 +258,7 @@ def _method(
     params = {**_without(table, "method", "in"), **_without(own, "tuned"), **sets}
     name = str(table.get("method", label))
     plugin = _plugin("methods", (name, params), {})
-    if quick and "epochs" in plugin.params and "tuned" not in own:  # what was searched stays as it was found
+    if quick and "epochs" in plugin.params and not {"tuned", "epochs"} <= own.keys():  # a searched number stays
         plugin = _plugin("methods", (name, params), {"epochs": min(2, plugin.params["epochs"])})
     return plugin
 

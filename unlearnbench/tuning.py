@@ -26,7 +26,7 @@ from joblib import delayed
 
 from unlearnbench.cards import search_laws
 from unlearnbench.cells import TRAINING_VERSION, Cell, Plugin, Probe, digest
-from unlearnbench.engine import Pool, Reporter, _check, _end_with, claim
+from unlearnbench.engine import Pool, Reporter, check_device, claim, end_with
 from unlearnbench.evidence import Context, Evidence
 from unlearnbench.metrics.leakage import MIA_LR_LOSS
 from unlearnbench.metrics.utility import FA, RA, TA
@@ -140,7 +140,7 @@ def _search(
     seconds."""
     if os.getpid() != parent:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-        _end_with(parent)
+        end_with(parent)
     start = time.perf_counter()
     store = Store(root)
     with store.lock(f"tuning-{search.name}"):  # two processes would spend the trials of one twice
@@ -183,7 +183,7 @@ def _trials(search: Search, store: Store, data_root: Path, device: torch.device)
                 raise
             except Exception as error:  # whatever a method raises at the edge of its range
                 if device.type == "cuda":
-                    _check(device, f"{search.entry.scenario} {search.entry.method}")
+                    check_device(device, f"{search.entry.scenario} {search.entry.method}")
                 trial.set_user_attr("failure", f"{type(error).__name__}: {error}")
                 gaps.append(WORST)
         study.tell(trial, float(np.mean(gaps)))
