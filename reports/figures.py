@@ -29,7 +29,7 @@ from unlearnbench.results import Results
 from unlearnbench.spec import UnlearnBenchError
 
 from .panels import comparison
-from .style import Style, axis_label, canvas, headline, label, legend, panels_of, roles, styles
+from .style import Style, axis_label, canvas, doubt, headline, label, legend, panels_of, roles, styles
 
 SD = "one standard deviation"
 BANDS = 12  # methods from which on bands would hide each other
@@ -62,7 +62,7 @@ def _curves(ax: Axes, curves: pd.DataFrame, looks: dict[str, Style]) -> dict[str
     for method, style in looks.items():
         curve = curves[curves["method"] == method]
         if len(curve):
-            band = "sd" if len(looks) < BANDS else None
+            band = "sd" if len(looks) < BANDS and style.role != "control" else None  # theirs would hide the others
             sns.lineplot(
                 curve, x="updates", y="difference", ax=ax, errorbar=band, color=style.color, linewidth=style.width,
                 linestyle=style.dashes, zorder=style.order, err_kws={"alpha": 0.18, "linewidth": 0},
@@ -201,7 +201,7 @@ def cost_gap(results: Results) -> Figure | None:
         points = _joined(rows, cost, "avg_gap")
         points = points[points["x"] > 0]
         if len(points):
-            panels.append((name, cost, points, gaps))
+            panels.append((name + doubt(results, rows, "avg_gap"), cost, points, gaps))
     if not panels:
         return None
     title = headline(results, "cost against average gap, with the Pareto front of the methods", f"bars: {SD}")
@@ -263,24 +263,24 @@ def attack_oracle(results: Results) -> Figure | None:
     """Each attack's value per method against the oracle's, with 95% intervals; of the headline's attacks, if any."""
     attacks = [metric for metric in results.metrics.values() if metric.family == "leakage"]
     attacks = [attack for attack in attacks if attack.name in results.headline] or attacks
-    found = [(name, [_stats(rows, attack.name) for attack in attacks]) for name, rows in panels_of(comparison(results))]
-    kept = [i for i in range(len(attacks)) if any(len(stats[i]) for _, stats in found)]
+    panels = panels_of(comparison(results))
+    kept = [attack for attack in attacks if any(len(_stats(rows, attack.name)) for _, rows in panels)]
     lines = [
-        (name, [(attacks[i], stats[i]) for i in part])
-        for name, stats in found
+        [(attack, name + doubt(results, rows, attack.name), _stats(rows, attack.name)) for attack in part]
+        for name, rows in panels
         for part in (kept[start : start + 4] for start in range(0, len(kept), 4))
-        if any(len(stats[i]) for i in part)
     ]
+    lines = [line for line in lines if any(len(stats) for _, _, stats in line)]
     if not lines:
         return None
     looks = styles(results)
     methods = list(looks)
     title = headline(results, "attacks, against the oracle", "bars and band: 95% interval")
     figure, axes = canvas(title, len(lines), min(4, len(kept)), (3.9, 0.8 + 0.27 * len(methods)), sharey=True)
-    for row, (name, stats) in zip(axes, lines, strict=True):
-        for ax in row[len(stats) :]:
+    for row, line in zip(axes, lines, strict=True):
+        for ax in row[len(line) :]:
             ax.set_axis_off()
-        for ax, (attack, stat) in zip(row, stats, strict=False):
+        for ax, (attack, name, stat) in zip(row, line, strict=False):
             for method in stat.index:
                 _dot(ax, methods.index(method), stat.loc[method], looks[method])
             for method in set(methods) - set(stat.index):

@@ -32,7 +32,7 @@ def critical_difference(results: Results, metric: str = "avg_gap") -> Figure | N
 
     Methods stand at their mean ranks, 1 is best. A bar joins neighbours whose mean ranks differ by less than Nemenyi's
     critical difference, whose width is drawn to scale and printed; one bar joins all where Friedman's test cannot
-    reject that all methods rank alike, because no pair may be told apart then. The thin line of a method is the 95%
+    reject that all methods rank alike, because no pair may be told apart then. The coloured line of a method is the 95%
     interval of its mean rank over resampled seeds. None where fewer than 2 methods have a value in every block.
     """
     if metric not in results.metrics:
@@ -80,7 +80,7 @@ def _bars(means: Sequence[float] | np.ndarray, cd: float) -> list[tuple[int, int
 
 def _title(results: Results, metric: Metric, stability: pd.DataFrame) -> str:
     name = "distance to the oracle, " * (metric.better == "oracle") + label(metric.label)
-    thin = "thin lines: 95% of resamplings of the seeds"
+    thin = "coloured lines: 95% of resamplings of the seeds"
     return headline(results, f"mean ranks by {name}", thin if stability["low"].notna().all() else "no intervals")
 
 

@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from unlearnbench.results import Results
 from unlearnbench.spec import Metric
 from unlearnbench.stats import SINGLE, runs_in_words
+from unlearnbench.validation import overall
 
 from .panels import clean
 
@@ -68,7 +69,7 @@ def canvas(title: str, rows: int, columns: int, size: tuple[float, float], **opt
     """A figure and its ``[rows, columns]`` axes, each ``size`` inches; ``options`` go to ``Figure.subplots``."""
     house: dict[Any, Any] = {"axes.grid": True, "grid.color": "0.92", "axes.titlesize": 10.5}
     with rc_context(sns.axes_style("ticks") | sns.plotting_context("paper", font_scale=1.15) | house):
-        figure = Figure(figsize=(columns * size[0] + 1.7, rows * size[1] + 0.6), layout="constrained")
+        figure = Figure(figsize=(columns * size[0] + 1.7, rows * size[1] + 0.8), layout="constrained")
         axes = figure.subplots(rows, columns, squeeze=False, **options)
         figure.suptitle(title, fontsize=11)
     for ax in axes.flat:
@@ -79,17 +80,17 @@ def canvas(title: str, rows: int, columns: int, size: tuple[float, float], **opt
 def legend(figure: Figure, handles: dict[str, Any]) -> None:
     """The legend outside, right of the panels and below the title, of the handles that are not None."""
     handles = {name: handle for name, handle in handles.items() if handle is not None}
-    columns = ceil(len(handles) / int((figure.get_figheight() - 1.0) / 0.2))
+    columns = ceil(len(handles) / int((figure.get_figheight() - 1.2) / 0.2))
     figure.set_figwidth(figure.get_figwidth() + 1.7 * (columns - 1))
     figure.legend(handles.values(), handles.keys(), loc="outside right center", frameon=False, ncols=columns)
 
 
 def headline(results: Results, subject: str, spread: str) -> str:
-    """Two lines: what is shown, and what mean and spread are."""
+    """Three lines: of which suite, what is shown, and what mean and spread are."""
     quick = " (quick)" * bool(results.values["quick"].any())
     runs = runs_in_words(results.values)
     measured = runs if runs == SINGLE else f"mean of {runs}, {spread}"
-    return f"{label(results.title)}{quick}: {subject}\n{measured}"
+    return f"{label(results.title, 60)}{quick}\n{subject}\n{measured}"
 
 
 def panels_of(frame: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
@@ -99,9 +100,16 @@ def panels_of(frame: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     return [(label(f"{d}, {s}" if several else s), rows) for (d, s), rows in groups]
 
 
-def label(text: object) -> str:
+def doubt(results: Results, rows: pd.DataFrame, metric: str) -> str:
+    """What the controls have against a metric in the dataset and scenario of ``rows``, for a title; mostly nothing."""
+    verdicts = overall(results.controls).set_index(["dataset", "scenario", "metric"])["verdict"]
+    verdict = verdicts.get((rows["dataset"].iloc[0], rows["scenario"].iloc[0], metric), "pass")
+    return {"pass": "", "fail": " (unreliable here)", "uninformative": " (uninformative here)"}[verdict]
+
+
+def label(text: object, limit: int = 30) -> str:
     """A name as matplotlib text: no formula between dollars, and not hidden from legends by a leading underscore."""
-    name = clean(text, 30).replace("$", r"\$")
+    name = clean(text, limit).replace("$", r"\$")
     return f" {name}" if name.startswith("_") else name
 
 

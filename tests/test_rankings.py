@@ -189,7 +189,7 @@ def test_a_single_seed_has_no_intervals() -> None:
     figure = drawn(made(4, 1, in_order("abc")))
     assert np.isnan(lines(figure, "interval")).all()
     assert figure.get_suptitle().endswith("single seed: no intervals")
-    assert drawn(made(4, 3, in_order("abc"))).get_suptitle().endswith("thin lines: 95% of resamplings of the seeds")
+    assert drawn(made(4, 3, in_order("abc"))).get_suptitle().endswith("coloured lines: 95% of resamplings of the seeds")
 
 
 def test_the_oracle_does_not_compete() -> None:

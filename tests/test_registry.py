@@ -160,7 +160,7 @@ def test_a_metric_must_be_a_metric(install: Callable[..., None]) -> None:
 METRIC = """
 from unlearnbench.spec import Metric
 
-FUN = Metric("{name}", "F", "", "{family}", "low", lambda evidence, context: 0.0, "None.", needs={needs})
+FUN = Metric("{name}", "F", "", "{family}", "{better}", lambda evidence, context: 0.0, "None.", needs={needs})
 """
 
 
@@ -169,6 +169,7 @@ FUN = Metric("{name}", "F", "", "{family}", "low", lambda evidence, context: 0.0
     [
         ({"name": "fa"}, "metric 'fun' has the name 'fa': expected that of its entry point"),
         ({"family": "leekage"}, "metric 'fun' has the family 'leekage': expected one of utility, leakage, oracle-dist"),
+        ({"better": "higher"}, "metric 'fun' is better 'higher': expected one of high, low, oracle"),
         ({"needs": {"orakel": 1}}, "metric 'fun' has needs {'orakel': 1}: expected numbers of oracle, original, untr"),
         ({"needs": ("oracle",)}, "metric 'fun' has needs ('oracle',): expected numbers of oracle, original, untrained"),
     ],
@@ -178,7 +179,10 @@ def test_a_metric_that_is_declared_wrongly_is_listed_as_broken_and_left_out(
 ) -> None:
     ours = engine.all_metrics()
     install(
-        "nobody", METRIC.format(**{"name": "fun", "family": "leakage", "needs": {}, **changes}), "metrics", fun="FUN"
+        "nobody",
+        METRIC.format(**{"name": "fun", "family": "leakage", "better": "low", "needs": {}, **changes}),
+        "metrics",
+        fun="FUN",
     )
     [broken] = [item for item in listing("metrics", check=True) if item.error]
     assert broken.name == "fun"
@@ -189,7 +193,9 @@ def test_a_metric_that_is_declared_wrongly_is_listed_as_broken_and_left_out(
 
 
 def test_a_metric_of_others_stands_with_its_family(install: Callable[..., None]) -> None:
-    install("nobody", METRIC.format(name="fun", family="utility", needs={"oracle": 1}), "metrics", fun="FUN")
+    install(
+        "nobody", METRIC.format(name="fun", family="utility", better="low", needs={"oracle": 1}), "metrics", fun="FUN"
+    )
     found = engine.all_metrics()
     assert list(found).index("fun") < list(found).index("rmia")
 

@@ -137,9 +137,11 @@ def _verify_metric(name: str, metric: Any) -> None:
         raise RegistryError(f"metric '{name}' must be an unlearnbench.spec.Metric, not {type(metric).__name__}")
     if metric.name != name:
         raise RegistryError(f"metric '{name}' has the name '{metric.name}': expected that of its entry point")
-    families, needs = get_args(spec.Family), get_args(spec.Need)
+    families, needs, best = get_args(spec.Family), get_args(spec.Need), get_args(spec.Better)
     if metric.family not in families:
         raise RegistryError(f"metric '{name}' has the family {metric.family!r}: expected one of {', '.join(families)}")
+    if metric.better not in best:
+        raise RegistryError(f"metric '{name}' is better {metric.better!r}: expected one of {', '.join(best)}")
     if not isinstance(metric.needs, Mapping) or not metric.needs.keys() <= set(needs):
         raise RegistryError(f"metric '{name}' has needs {metric.needs!r}: expected numbers of {', '.join(needs)}")
 
