@@ -15,6 +15,7 @@ import pytest
 
 from unlearnbench.conformance import check_method
 from unlearnbench.registry import names
+from unlearnbench.suites import Options, make_plan, packaged
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -60,6 +61,22 @@ def test_the_table_of_the_readme_was_measured() -> None:
     measured = (ROOT / "benchmarks/results/digits/comparison.txt").read_text(encoding="utf-8").splitlines()
     start = measured.index(table[0])
     assert [line for line in measured[start:] if line.strip()][: len(table)] == table
+
+
+def test_the_suite_of_the_readme_is_one(tmp_path: Path) -> None:
+    text = block("toml", 'title = "My images"')
+    path = tmp_path / "mine.toml"
+    path.write_text(text.replace('{ name = "npz", path = "/data/mine.npz" }', '"digits"'), encoding="utf-8")
+    plan = make_plan(str(path), Options())
+    assert {entry.scenario for entry in plan.entries} == {"random-10", "class-3"}
+    assert {entry.method for entry in plan.entries} == {"retrain", "identity", "finetune", "camu without noise"}
+
+
+def test_every_packaged_suite_is_in_the_readme() -> None:
+    lines = README[README.index("| suite | network |") :].split("\n\n")[0].splitlines()[2:]
+    rows = [line.split("|")[1] for line in lines]
+    named = {name for row in rows for name in re.findall(r"[a-z][\w-]+", re.sub(r"\(.*?\)", "", row))}
+    assert named == set(packaged())
 
 
 def test_every_metric_is_explained() -> None:
