@@ -50,7 +50,8 @@ def critical_difference(results: Results, metric: str = "avg_gap") -> Figure | N
     bars = _bars(means, cd) if rejected else [(0, k - 1)]
     first = 1.3 + BAR * len(bars)  # the row of the first name, below axis and bars
     last = first + ceil(k / 2)
-    caption = _caption(_verdict(test), ranked)
+    silent = [name for name in results.values["scenario"].unique() if name not in set(values["scenario"])]
+    caption = _caption(_verdict(test), ranked, silent)
     size = (7.6, ROW * (ABOVE + last + 0.5) + 0.17 * len(caption))
     figure, axes = canvas(_title(results, record, stability), 1, 1, size)
     ax = axes[0, 0]
@@ -125,8 +126,10 @@ def _names(ax: Axes, stability: pd.DataFrame, looks: dict[str, Style], first: fl
         )  # fmt: skip
 
 
-def _caption(verdict: str, ranked: Ranks) -> list[str]:
+def _caption(verdict: str, ranked: Ranks, silent: Sequence[str]) -> list[str]:
     sentences = [f"{verdict}. Bars join methods that cannot be told apart (Nemenyi, {ALPHA:.0%})."]
+    if silent:
+        sentences.append(f"Without {', '.join(map(label, silent))}: the controls speak against the metric there.")
     if ranked.left_out:
         names = [label(name) for name in ranked.left_out]
         more = f" and {len(names) - 8} more" * (len(names) > 8)

@@ -214,6 +214,13 @@ def test_methods_without_a_value_somewhere_are_named_below() -> None:
     assert caption(drawn(replace(results, values=joint))).endswith("and 22 more")
 
 
+def test_a_scenario_in_which_the_metric_says_nothing_is_named_below(monkeypatch: pytest.MonkeyPatch) -> None:
+    results = made(2, 2, in_order("abcd"))
+    kept = results.values[results.values["scenario"] != "class-1"]
+    monkeypatch.setattr("unlearnbench_reports.rankings.ranking_values", lambda *_: kept)
+    assert caption(drawn(results)).endswith("Without class-1: the controls speak against the metric there.")
+
+
 def test_without_two_methods_or_the_metric_there_is_no_diagram() -> None:
     assert critical_difference(made(2, 2, in_order("a"))) is None
     assert critical_difference(made(0, 0, in_order("ab"))) is None
