@@ -38,6 +38,7 @@ class Amnesiac(Method):
     """
 
     paper: ClassVar[str] = "Graves et al. 2021, Amnesiac Machine Learning, 2010.10981"
+    version: ClassVar[int] = 2
     needs: ClassVar[Access] = Access.RETAIN | Access.LABELS | Access.LOG
     toy: ClassVar[dict[str, Any]] = {"batch_size": 32, "epochs": 5}
 

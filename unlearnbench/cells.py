@@ -135,7 +135,7 @@ class Cell(Checked):
 
     def log_key(self, whole: bool) -> str:
         """Names what was recorded of a training: of the original, or of a shadow's, which did not see all of D."""
-        return digest([self.original_key, self.split_key, "log" if whole else "log of a shadow"])
+        return digest([self.original_key, self.split_key, "log by runs" if whole else "log by runs of a shadow"])
 
     @functools.cached_property
     def split_key(self) -> str:
