@@ -13,14 +13,15 @@ import torch
 from joblib import Parallel, delayed, parallel_config
 from torch import Tensor
 
-from unlearnbench.cells import Plugin, Recipe
-from unlearnbench.data import Counter, Samples, augmentation
-from unlearnbench.datasets import default_root
-from unlearnbench.models import Classifier, build_model
-from unlearnbench.registry import build
-from unlearnbench.runner import load_data
-from unlearnbench.stacking import train_stacked
-from unlearnbench.training import RECIPES, train
+from unlearnbench.data.datasets import default_root
+from unlearnbench.data.tensors import Counter, Samples, augmentation
+from unlearnbench.plan.cells import Plugin, Recipe
+from unlearnbench.plan.recipes import RECIPES
+from unlearnbench.plan.registry import build
+from unlearnbench.runs.runner import load_data
+from unlearnbench.training.loop import train
+from unlearnbench.training.models import Classifier, build_model
+from unlearnbench.training.stacking import train_stacked
 
 TARGET = "at least 10" if torch.cuda.is_available() else "at least 1"
 Stack = tuple[list[Classifier], list[Samples], Recipe]

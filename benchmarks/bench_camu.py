@@ -20,16 +20,16 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.functional import to_tensor
 from unlearnbench_methods.camu import CaMU
 
-from unlearnbench import datasets
-from unlearnbench.cells import Cell
-from unlearnbench.data import Counter, Data
-from unlearnbench.models import Classifier, build_model
-from unlearnbench.registry import build
-from unlearnbench.runner import make_cell_split
-from unlearnbench.scenarios import Split
-from unlearnbench.spec import UnlearnBenchError
-from unlearnbench.suites import Options, make_plan
-from unlearnbench.task import Task
+from unlearnbench.data import datasets
+from unlearnbench.data.split import Split
+from unlearnbench.data.tensors import Counter, Data
+from unlearnbench.plan.cells import Cell
+from unlearnbench.plan.registry import build
+from unlearnbench.plan.spec import UnlearnBenchError
+from unlearnbench.plan.suites import Options, make_plan
+from unlearnbench.runs.runner import make_cell_split
+from unlearnbench.training.models import Classifier, build_model
+from unlearnbench.training.task import Task
 
 WORKERS = min(3, os.cpu_count() or 1)  # the authors' code has 3 for each loader; no more than there are cores
 

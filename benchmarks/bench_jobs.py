@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from unlearnbench import engine
-from unlearnbench.datasets import default_root
-from unlearnbench.progress import Lines
-from unlearnbench.store import Store
-from unlearnbench.suites import Options, make_plan
+from unlearnbench.data.datasets import default_root
+from unlearnbench.plan.suites import Options, make_plan
+from unlearnbench.runs import engine
+from unlearnbench.runs.progress import Lines
+from unlearnbench.store.folder import Store
 
 
 @pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="there is one core only")

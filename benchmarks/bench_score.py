@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from unlearnbench.comparing import score_row
-from unlearnbench.datasets import default_root
-from unlearnbench.engine import all_metrics
-from unlearnbench.evidence import Context, Evidence
-from unlearnbench.runner import load_data, load_original, run_cell
-from unlearnbench.scoring import score
-from unlearnbench.store import Store
-from unlearnbench.suites import Options, make_plan
+from unlearnbench.data.datasets import default_root
+from unlearnbench.judge.comparing import score_row
+from unlearnbench.measure.scoring import score
+from unlearnbench.plan.evidence import Context, Evidence
+from unlearnbench.plan.suites import Options, make_plan
+from unlearnbench.runs.engine import all_metrics
+from unlearnbench.runs.runner import load_data, load_original, run_cell
+from unlearnbench.store.folder import Store
 
 
 def bench_share(compare: Callable[..., None], device: torch.device, tmp_path: Path) -> None:

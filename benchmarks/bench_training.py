@@ -10,13 +10,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from unlearnbench.cells import Plugin, Recipe
-from unlearnbench.cost import count_work
-from unlearnbench.data import Counter, Samples
-from unlearnbench.datasets import default_root
-from unlearnbench.models import CNN, build_model
-from unlearnbench.runner import load_data
-from unlearnbench.training import RECIPES, train
+from unlearnbench.data.datasets import default_root
+from unlearnbench.data.tensors import Counter, Samples
+from unlearnbench.plan.cells import Plugin, Recipe
+from unlearnbench.plan.recipes import RECIPES
+from unlearnbench.runs.runner import load_data
+from unlearnbench.training.cost import count_work
+from unlearnbench.training.loop import train
+from unlearnbench.training.models import CNN, build_model
 
 
 def bare(model: nn.Module, x: Tensor, y: Tensor, recipe: Recipe) -> None:

@@ -18,7 +18,7 @@ from cpuinfo import get_cpu_info  # type: ignore[import-untyped]
 from pytest_benchmark.fixture import BenchmarkFixture
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-from unlearnbench.engine import choose_devices
+from unlearnbench.runs.engine import choose_devices
 
 ROUNDS = 8
 

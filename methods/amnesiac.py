@@ -9,10 +9,10 @@ import torch
 from annotated_types import Ge
 from torch import nn
 
-from unlearnbench.cells import Recipe
-from unlearnbench.spec import Access, Count, LogUniform, Method, Positive, Uniform
-from unlearnbench.task import Task
-from unlearnbench.training import train
+from unlearnbench.plan.cells import Recipe
+from unlearnbench.plan.spec import Access, Count, LogUniform, Method, Positive, Uniform
+from unlearnbench.training.loop import train
+from unlearnbench.training.task import Task
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 from unlearnbench_methods.steps import descend, frozen, kl, mixture
 
-from unlearnbench.spec import Access, Count, Fraction, LogUniform, Method, Positive, Uniform
-from unlearnbench.task import Task
-from unlearnbench.training import make_optimizer
+from unlearnbench.plan.spec import Access, Count, Fraction, LogUniform, Method, Positive, Uniform
+from unlearnbench.training.loop import make_optimizer
+from unlearnbench.training.task import Task
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from unlearnbench_methods.steps import descend, frozen, other_labels
 
-from unlearnbench.data import Samples
-from unlearnbench.models import Classifier, has_batch_statistics
-from unlearnbench.spec import Access, Count, LogUniform, Method, NonNegative, Positive
-from unlearnbench.task import Task
-from unlearnbench.training import chunks, make_optimizer
+from unlearnbench.data.tensors import Samples
+from unlearnbench.plan.spec import Access, Count, LogUniform, Method, NonNegative, Positive
+from unlearnbench.training.loop import chunks, make_optimizer
+from unlearnbench.training.models import Classifier, has_batch_statistics
+from unlearnbench.training.task import Task
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ from torch import nn
 from torch.nn import functional as F
 from unlearnbench_methods.steps import descend, weight_layers
 
-from unlearnbench.spec import Access, Count, Fraction, LogUniform, Method, NonNegative, Positive
-from unlearnbench.task import Task
-from unlearnbench.training import make_optimizer
+from unlearnbench.plan.spec import Access, Count, Fraction, LogUniform, Method, NonNegative, Positive
+from unlearnbench.training.loop import make_optimizer
+from unlearnbench.training.task import Task
 
 
 @dataclass(frozen=True)

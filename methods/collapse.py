@@ -8,9 +8,9 @@ from typing import ClassVar, Literal, cast
 import torch
 from torch import nn
 
-from unlearnbench.models import Classifier
-from unlearnbench.spec import Access, Method
-from unlearnbench.task import Task
+from unlearnbench.plan.spec import Access, Method
+from unlearnbench.training.models import Classifier
+from unlearnbench.training.task import Task
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 from unlearnbench_methods.steps import descent_pass
 
-from unlearnbench.spec import Access, Count, Fraction, LogUniform, Method, NonNegative, Positive
-from unlearnbench.task import Task
-from unlearnbench.training import make_optimizer, schedule
+from unlearnbench.plan.spec import Access, Count, Fraction, LogUniform, Method, NonNegative, Positive
+from unlearnbench.training.loop import make_optimizer, schedule
+from unlearnbench.training.task import Task
 
 
 @dataclass(frozen=True)

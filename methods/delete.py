@@ -8,9 +8,9 @@ from typing import Annotated, Any, ClassVar
 from torch import nn
 from unlearnbench_methods.steps import descend, frozen, kl
 
-from unlearnbench.spec import Access, Count, Fraction, LogUniform, Method, Positive
-from unlearnbench.task import Task
-from unlearnbench.training import make_optimizer
+from unlearnbench.plan.spec import Access, Count, Fraction, LogUniform, Method, Positive
+from unlearnbench.training.loop import make_optimizer
+from unlearnbench.training.task import Task
 
 NEVER = -1e10  # a logit of probability zero; minus infinity would make 0·∞ of its term
 

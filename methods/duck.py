@@ -13,10 +13,10 @@ from torch.nn import functional as F
 from torch.optim.lr_scheduler import CosineAnnealingLR
 from unlearnbench_methods.steps import accuracy, descend
 
-from unlearnbench.models import Classifier
-from unlearnbench.spec import Access, Count, LogUniform, Method, NonNegative, Positive
-from unlearnbench.task import Task
-from unlearnbench.training import chunks, make_optimizer
+from unlearnbench.plan.spec import Access, Count, LogUniform, Method, NonNegative, Positive
+from unlearnbench.training.loop import chunks, make_optimizer
+from unlearnbench.training.models import Classifier
+from unlearnbench.training.task import Task
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from torch import nn
 from unlearnbench_methods.cf_k import CFk
 from unlearnbench_methods.steps import weight_layers
 
-from unlearnbench.spec import Access, Count, Fraction, LogUniform, Method, NonNegative, Positive
-from unlearnbench.task import Task
+from unlearnbench.plan.spec import Access, Count, Fraction, LogUniform, Method, NonNegative, Positive
+from unlearnbench.training.task import Task
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,10 @@ from typing import Annotated, Any, ClassVar
 
 from torch import nn
 
-from unlearnbench.cells import Recipe
-from unlearnbench.spec import Access, Count, Fraction, LogUniform, Method, NonNegative, Positive
-from unlearnbench.task import Task
-from unlearnbench.training import train
+from unlearnbench.plan.cells import Recipe
+from unlearnbench.plan.spec import Access, Count, Fraction, LogUniform, Method, NonNegative, Positive
+from unlearnbench.training.loop import train
+from unlearnbench.training.task import Task
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from unlearnbench_methods.steps import descend, frozen, kl
 
-from unlearnbench.spec import Access, Count, Fraction, LogUniform, Method, NonNegative, Positive
-from unlearnbench.task import Task
-from unlearnbench.training import Diverged, make_optimizer
+from unlearnbench.plan.spec import Access, Count, Fraction, LogUniform, Method, NonNegative, Positive
+from unlearnbench.training.loop import Diverged, make_optimizer
+from unlearnbench.training.task import Task
 
 ROUNDS = 50  # of an epoch
 

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from unlearnbench_methods.steps import descend
 
-from unlearnbench.spec import Access, Count, LogUniform, Method, Positive
-from unlearnbench.task import Task
-from unlearnbench.training import make_optimizer
+from unlearnbench.plan.spec import Access, Count, LogUniform, Method, Positive
+from unlearnbench.training.loop import make_optimizer
+from unlearnbench.training.task import Task
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,10 @@ from torch.nn import functional as F
 from unlearnbench_methods.laf import LAF
 from unlearnbench_methods.steps import descend
 
-from unlearnbench.models import Classifier
-from unlearnbench.spec import Access, Count, LogUniform, Positive
-from unlearnbench.task import Task
-from unlearnbench.training import make_optimizer
+from unlearnbench.plan.spec import Access, Count, LogUniform, Positive
+from unlearnbench.training.loop import make_optimizer
+from unlearnbench.training.models import Classifier
+from unlearnbench.training.task import Task
 
 
 @dataclass(frozen=True)

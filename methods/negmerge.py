@@ -9,10 +9,10 @@ from typing import Annotated, Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from unlearnbench.cells import Recipe
-from unlearnbench.spec import Access, Count, Fraction, LogUniform, Method, NonNegative, Positive, Uniform
-from unlearnbench.task import Task
-from unlearnbench.training import predict, train
+from unlearnbench.plan.cells import Recipe
+from unlearnbench.plan.spec import Access, Count, Fraction, LogUniform, Method, NonNegative, Positive, Uniform
+from unlearnbench.training.loop import predict, train
+from unlearnbench.training.task import Task
 
 RATES = (0.1, 0.5, 1.0)  # of ``lr``: the fine-tunings differ in rate, and in the order of batches
 

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from unlearnbench_methods.steps import descend, endless, frozen, reset_layer, weight_layers
 
-from unlearnbench.spec import Access, Count, Fraction, LogUniform, Method, NonNegative, Positive, Uniform
-from unlearnbench.task import Task
-from unlearnbench.training import make_optimizer
+from unlearnbench.plan.spec import Access, Count, Fraction, LogUniform, Method, NonNegative, Positive, Uniform
+from unlearnbench.training.loop import make_optimizer
+from unlearnbench.training.task import Task
 
 
 @dataclass(frozen=True)

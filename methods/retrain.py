@@ -7,8 +7,8 @@ from typing import ClassVar, Literal
 
 from torch import nn
 
-from unlearnbench.spec import Access, Method
-from unlearnbench.task import Task
+from unlearnbench.plan.spec import Access, Method
+from unlearnbench.training.task import Task
 
 
 @dataclass(frozen=True)

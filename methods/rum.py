@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from unlearnbench.data import Samples
-from unlearnbench.registry import build
-from unlearnbench.spec import Access, Method, UnlearnBenchError
-from unlearnbench.task import Task
-from unlearnbench.training import predict
+from unlearnbench.data.tensors import Samples
+from unlearnbench.plan.registry import build
+from unlearnbench.plan.spec import Access, Method, UnlearnBenchError
+from unlearnbench.training.loop import predict
+from unlearnbench.training.task import Task
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from unlearnbench_methods.steps import accuracy, descend, endless, frozen, kl
 
-from unlearnbench.models import Classifier
-from unlearnbench.spec import Access, Count, Fraction, LogUniform, Method, NonNegative, Positive
-from unlearnbench.task import Task
-from unlearnbench.training import chunks, make_optimizer, predict
+from unlearnbench.plan.spec import Access, Count, Fraction, LogUniform, Method, NonNegative, Positive
+from unlearnbench.training.loop import chunks, make_optimizer, predict
+from unlearnbench.training.models import Classifier
+from unlearnbench.training.task import Task
 
 
 @dataclass(frozen=True)

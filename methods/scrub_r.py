@@ -11,8 +11,8 @@ from torch import nn
 from unlearnbench_methods.scrub import SCRUB
 from unlearnbench_methods.steps import accuracy
 
-from unlearnbench.spec import Access
-from unlearnbench.task import Task
+from unlearnbench.plan.spec import Access
+from unlearnbench.training.task import Task
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from unlearnbench.spec import Access, Count, Method
-from unlearnbench.task import Task
-from unlearnbench.training import train
+from unlearnbench.plan.spec import Access, Count, Method
+from unlearnbench.training.loop import train
+from unlearnbench.training.task import Task
 
 
 class Ensemble(nn.Module):

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from unlearnbench.data import Samples
-from unlearnbench.task import Task
-from unlearnbench.training import predict
+from unlearnbench.data.tensors import Samples
+from unlearnbench.training.loop import predict
+from unlearnbench.training.task import Task
 
 
 def frozen(model: nn.Module) -> nn.Module:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from unlearnbench.results import Results
+from unlearnbench.judge.results import Results
 
 from .statistics import control_table, statistics
 from .tables import comparison, controls, latex, markdown, methods, terminal

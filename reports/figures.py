@@ -24,9 +24,9 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator, ScalarFormatter, SymmetricalLogLocator
 
-from unlearnbench.inference import pareto
-from unlearnbench.results import Results
-from unlearnbench.spec import UnlearnBenchError
+from unlearnbench.judge.inference import pareto
+from unlearnbench.judge.results import Results
+from unlearnbench.plan.spec import UnlearnBenchError
 
 from .panels import comparison
 from .style import Style, axis_label, canvas, doubt, headline, label, legend, panels_of, roles, styles

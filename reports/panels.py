@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from unlearnbench.inference import ALPHA
-from unlearnbench.results import Results
-from unlearnbench.spec import Metric
-from unlearnbench.stats import gap_metrics, paired_gaps, refuse_mixed_devices, runs_in_words, summary_table
-from unlearnbench.validation import overall
+from unlearnbench.judge.inference import ALPHA
+from unlearnbench.judge.results import Results
+from unlearnbench.judge.stats import gap_metrics, paired_gaps, refuse_mixed_devices, runs_in_words, summary_table
+from unlearnbench.judge.validation import overall
+from unlearnbench.plan.spec import Metric
 
 from .statistics import equivalence
 

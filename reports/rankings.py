@@ -12,11 +12,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator
 
-from unlearnbench.inference import ALPHA
-from unlearnbench.ranking import Friedman, Ranks, friedman, nemenyi_cd, rank_stability, ranks
-from unlearnbench.results import Results
-from unlearnbench.spec import Empty, Metric
-from unlearnbench.stats import refuse_mixed_devices
+from unlearnbench.judge.inference import ALPHA
+from unlearnbench.judge.ranking import Friedman, Ranks, friedman, nemenyi_cd, rank_stability, ranks
+from unlearnbench.judge.results import Results
+from unlearnbench.judge.stats import refuse_mixed_devices
+from unlearnbench.plan.spec import Empty, Metric
 
 from .statistics import ranking_values
 from .style import Style, canvas, headline, label, styles

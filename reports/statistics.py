@@ -7,12 +7,12 @@ import functools
 import numpy as np
 import pandas as pd
 
-from unlearnbench.inference import equivalent, paired_tests, variance_components
-from unlearnbench.ranking import rank_stability, ranks
-from unlearnbench.results import Results
-from unlearnbench.spec import Metric
-from unlearnbench.stats import crossed, paired_gaps
-from unlearnbench.validation import COLUMNS, ORDER, overall
+from unlearnbench.judge.inference import equivalent, paired_tests, variance_components
+from unlearnbench.judge.ranking import rank_stability, ranks
+from unlearnbench.judge.results import Results
+from unlearnbench.judge.stats import crossed, paired_gaps
+from unlearnbench.judge.validation import COLUMNS, ORDER, overall
+from unlearnbench.plan.spec import Metric
 
 MARKS = {"pass": "pass", "fail": "FAIL", "uninformative": "uninformative"}
 

@@ -15,10 +15,10 @@ import seaborn as sns
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from unlearnbench.results import Results
-from unlearnbench.spec import Metric
-from unlearnbench.stats import SINGLE, runs_in_words
-from unlearnbench.validation import overall
+from unlearnbench.judge.results import Results
+from unlearnbench.judge.stats import SINGLE, runs_in_words
+from unlearnbench.judge.validation import overall
+from unlearnbench.plan.spec import Metric
 
 from .panels import clean
 

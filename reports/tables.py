@@ -12,10 +12,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from unlearnbench.cards import card
-from unlearnbench.results import Results
-from unlearnbench.spec import UnlearnBenchError
-from unlearnbench.validation import overall
+from unlearnbench.judge.results import Results
+from unlearnbench.judge.validation import overall
+from unlearnbench.plan.cards import card
+from unlearnbench.plan.spec import UnlearnBenchError
 
 from .panels import LEGEND, Entry, Line, Panel, clean, comparison, sections
 from .statistics import control_table

@@ -15,11 +15,11 @@ import pandas as pd
 import pytest
 import torch
 
-from unlearnbench import registry
-from unlearnbench.data import Data, Samples
-from unlearnbench.datasets import Arrays
-from unlearnbench.results import CURVE_COLUMNS, VALUE_COLUMNS, Results
-from unlearnbench.spec import Metric
+from unlearnbench.data.tensors import Data, Samples
+from unlearnbench.judge.results import CURVE_COLUMNS, VALUE_COLUMNS, Results
+from unlearnbench.plan import registry
+from unlearnbench.plan.arrays import Arrays
+from unlearnbench.plan.spec import Metric
 
 GOLDEN = Path(__file__).parent / "golden"
 ROW = [*VALUE_COLUMNS[1:11], "status"]  # the columns that rows.csv shares with VALUE_COLUMNS

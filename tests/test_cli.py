@@ -21,10 +21,10 @@ import pytest
 from torch import nn
 
 from unlearnbench import api, cli
-from unlearnbench.spec import Access, Method
-from unlearnbench.store import Store
-from unlearnbench.suites import make_plan
-from unlearnbench.task import Task
+from unlearnbench.plan.spec import Access, Method
+from unlearnbench.plan.suites import make_plan
+from unlearnbench.store.folder import Store
+from unlearnbench.training.task import Task
 
 pytestmark = pytest.mark.filterwarnings("ignore:Cyclopts application invoked without tokens")
 
@@ -190,7 +190,7 @@ def test_a_tuned_suite_is_not_written_under_the_name_of_a_packaged_one(
     main: Main, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
     packaged: list[str], options: list[str], name: str,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr("unlearnbench.suites.packaged", lambda: packaged)
+    monkeypatch.setattr("unlearnbench.plan.suites.packaged", lambda: packaged)
     monkeypatch.setattr(api, "tune", lambda *_: {})
     assert main("tune", "digits", "--trials", 3, *options) == 0
     assert f"Written: {name} (unlearnbench run {name})" in capsys.readouterr().out
@@ -200,7 +200,7 @@ def test_a_tuned_suite_is_not_written_under_the_name_of_a_packaged_one(
 def test_tune_refuses_before_it_searches_where_every_name_is_packaged(
     main: Main, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("unlearnbench.suites.packaged", lambda: ["digits", "digits-tuned", "digits-tuned-3"])
+    monkeypatch.setattr("unlearnbench.plan.suites.packaged", lambda: ["digits", "digits-tuned", "digits-tuned-3"])
     monkeypatch.setattr(api, "tune", lambda *_: pytest.fail("searched"))
     assert main("tune", "digits", "--trials", 3) == 2
     said = capsys.readouterr().err
@@ -316,7 +316,7 @@ def end(process: subprocess.Popen[str]) -> str:
 
 
 def without_times(results: Path) -> pd.DataFrame:
-    from unlearnbench.engine import all_metrics
+    from unlearnbench.runs.engine import all_metrics
 
     values = api.stored("tiny", results).values
     timing = [name for name, metric in all_metrics().items() if metric.per_machine]

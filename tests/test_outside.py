@@ -15,9 +15,9 @@ from sklearn.metrics import accuracy_score
 from torch import Tensor, nn
 
 from unlearnbench import evaluate
-from unlearnbench.cells import Probe
-from unlearnbench.engine import all_metrics
-from unlearnbench.spec import Empty, UnlearnBenchError
+from unlearnbench.plan.cells import Probe
+from unlearnbench.plan.spec import Empty, UnlearnBenchError
+from unlearnbench.runs.engine import all_metrics
 
 X, Y = load_digits(return_X_y=True)
 IMAGES = torch.tensor(X / 16).float()

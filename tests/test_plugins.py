@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from unlearnbench.templates import write_plugin
+from unlearnbench.authors.templates import write_plugin
 
 PLUGINS = Path(__file__).parent / "plugins"
 MAIN = "from unlearnbench.cli import main; main()"

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from unlearnbench.conformance import check_method
-from unlearnbench.registry import names
-from unlearnbench.suites import Options, make_plan, packaged
+from unlearnbench.authors.conformance import check_method
+from unlearnbench.plan.registry import names
+from unlearnbench.plan.suites import Options, make_plan, packaged
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -11,13 +11,13 @@ from typing import Any
 
 import pandas as pd
 
-from unlearnbench import engine
-from unlearnbench.datasets import default_root
-from unlearnbench.progress import Lines
-from unlearnbench.results import Results, gather
-from unlearnbench.spec import UnlearnBenchError
-from unlearnbench.store import Store
-from unlearnbench.suites import Options, Plan, make_plan
+from unlearnbench.data.datasets import default_root
+from unlearnbench.judge.results import Results, gather
+from unlearnbench.plan.spec import UnlearnBenchError
+from unlearnbench.plan.suites import Options, Plan, make_plan
+from unlearnbench.runs import engine
+from unlearnbench.runs.progress import Lines
+from unlearnbench.store.folder import Store
 
 
 def run(
@@ -60,7 +60,7 @@ def tune(
     data: str | Path | None = None, reporter: engine.Reporter | None = None,
 ) -> dict[tuple[str, str], dict[str, Any]]:  # fmt: skip
     """The best hyperparameters of each (scenario, method) of a plan, searched as ``unlearnbench tune`` does."""
-    from unlearnbench import tuning
+    from unlearnbench.runs import tuning
 
     devices, workers, root = _resources(device, jobs, data)
     return tuning.tune(plan, trials, requests, store, root, devices, workers, reporter or _lines())

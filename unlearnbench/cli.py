@@ -11,8 +11,8 @@ from typing import Annotated, Literal
 
 from cyclopts import App, CycloptsError, Parameter
 
-from unlearnbench import registry
-from unlearnbench.spec import UnlearnBenchError
+from unlearnbench.plan import registry
+from unlearnbench.plan.spec import UnlearnBenchError
 
 # One thread per process, before anything imports torch: two processes of one thread beat one process of two.
 for _variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
@@ -47,7 +47,7 @@ def list_(kind: Kind | None = None, *, check: bool = False) -> int:
     for each in [kind] if kind else [*registry.KINDS, "suites"]:
         print(f"{each}:")
         if each == "suites":
-            from unlearnbench.suites import packaged
+            from unlearnbench.plan.suites import packaged
 
             print(*(f"  {name}" for name in packaged()), sep="\n")
             continue
@@ -70,7 +70,7 @@ def show(kind: Kind | Literal["rows"], name: str, *, results: Results = DEFAULT_
         Kind of plugin; or "rows" for a stored row by its key, with the traceback if it failed.
     """
     if kind == "rows":
-        from unlearnbench.store import Store
+        from unlearnbench.store.folder import Store
 
         row = Store(results).row_of(name)
         if row is None:
@@ -78,7 +78,7 @@ def show(kind: Kind | Literal["rows"], name: str, *, results: Results = DEFAULT_
         facts = {"status": row.status, "cost": dict(row.cost), "scalars": dict(row.scalars), **row.environment}
         print(json.dumps({"cell": row.cell.as_dict(), **facts}, indent=2), row.reason, sep="\n")
         return
-    from unlearnbench.cards import card
+    from unlearnbench.plan.cards import card
 
     print(card(kind, name))
 
@@ -126,8 +126,8 @@ def run(
         Print the cells and which of them are done; run nothing.
     """
     from unlearnbench import api
-    from unlearnbench.store import Store
-    from unlearnbench.suites import Options, make_plan, parse_seeds
+    from unlearnbench.plan.suites import Options, make_plan, parse_seeds
+    from unlearnbench.store.folder import Store
 
     options = Options(_split(methods), _split(scenarios), parse_seeds(seeds) if seeds else (), set_ or (), quick)
     plan, store = make_plan(suite, options), Store(results)
@@ -193,9 +193,9 @@ def tune(
     if trials < 1 or requests < 1:
         raise UnlearnBenchError(f"--trials {trials} --requests {requests}: expected at least 1 of each")
     from unlearnbench import api
-    from unlearnbench.store import Store
-    from unlearnbench.suites import Options, find, make_plan
-    from unlearnbench.tuning import tuned_suite
+    from unlearnbench.plan.suites import Options, find, make_plan
+    from unlearnbench.runs.tuning import tuned_suite
+    from unlearnbench.store.folder import Store
 
     path, text = find(suite)
     plan = make_plan(suite, Options(_split(methods), _split(scenarios), quick=quick))
@@ -220,7 +220,7 @@ def new(name: str, *, into: Path = Path()) -> None:
     into
         The folder in which the package's folder is made.
     """
-    from unlearnbench.templates import write_plugin
+    from unlearnbench.authors.templates import write_plugin
 
     folder = write_plugin(name, into)
     where = shlex.quote(str(folder) if folder.is_absolute() else f"./{folder}")  # without ./ it may be a name on PyPI
@@ -240,8 +240,8 @@ def report(*suites: str, results: Results = DEFAULT_RESULTS, out: Out = DEFAULT_
 def score(*suites: str, results: Results = DEFAULT_RESULTS, jobs: int | None = None) -> None:
     """Bring the scores of stored rows up to date: metrics that are new, or changed, or lacked their oracle."""
     from unlearnbench import api
-    from unlearnbench.engine import bring_up_to_date
-    from unlearnbench.store import Store
+    from unlearnbench.runs.engine import bring_up_to_date
+    from unlearnbench.store.folder import Store
 
     store = Store(results)
     for suite in _chosen(suites, results):
@@ -284,7 +284,7 @@ def validate(results: Path = DEFAULT_RESULTS, *suites: str) -> int:
 @app.command
 def check(*methods: str) -> int:
     """Run the conformance checks on methods, yours or ours: what every plugin must pass."""
-    from unlearnbench.conformance import check_method
+    from unlearnbench.authors.conformance import check_method
 
     failed = 0
     for name in methods or registry.names("methods"):
@@ -327,7 +327,7 @@ def _split(text: str) -> list[str]:
 def _chosen(suites: tuple[str, ...], results: Path) -> list[str]:
     """These suites, or else all that were run; of these a plan that cannot be read is left out with a warning."""
     from unlearnbench import api
-    from unlearnbench.store import Store
+    from unlearnbench.store.folder import Store
 
     found = list(suites) or api.stored_suites(Store(results), _warn)
     if not found:
@@ -337,7 +337,7 @@ def _chosen(suites: tuple[str, ...], results: Path) -> list[str]:
 
 def _tuned(suite: str, trials: int) -> Path:
     """The file that a tuned suite is written to: not of the name of a packaged one, whose report it would share."""
-    from unlearnbench.suites import packaged
+    from unlearnbench.plan.suites import packaged
 
     choices = [f"{suite}-tuned", f"{suite}-tuned-{trials}"]
     free = [name for name in choices if name not in packaged()]
@@ -353,7 +353,7 @@ def _warn(message: str) -> None:
 def _reporter():  # type: ignore[no-untyped-def]
     from rich.console import Console
 
-    from unlearnbench.progress import Bar, Lines
+    from unlearnbench.runs.progress import Bar, Lines
 
     console = Console(stderr=True)
     return Bar(console) if console.is_terminal else Lines(console)

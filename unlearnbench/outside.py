@@ -11,15 +11,15 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from unlearnbench.cells import Cell, Plugin, Probe, Recipe
-from unlearnbench.data import Data, forked
-from unlearnbench.engine import all_metrics
-from unlearnbench.evidence import Context, Evidence
-from unlearnbench.models import Classifier
-from unlearnbench.probes import collect, half_outputs, whole_outputs
-from unlearnbench.scenarios import Split
-from unlearnbench.scoring import score
-from unlearnbench.spec import UnlearnBenchError
+from unlearnbench.data.split import Split
+from unlearnbench.data.tensors import Data, forked
+from unlearnbench.measure.probes import collect, half_outputs, whole_outputs
+from unlearnbench.measure.scoring import score
+from unlearnbench.plan.cells import Cell, Plugin, Probe, Recipe
+from unlearnbench.plan.evidence import Context, Evidence
+from unlearnbench.plan.spec import UnlearnBenchError
+from unlearnbench.runs.engine import all_metrics
+from unlearnbench.training.models import Classifier
 
 Labelled = tuple[Tensor, Tensor | np.ndarray]
 

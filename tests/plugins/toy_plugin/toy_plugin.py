@@ -9,8 +9,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from unlearnbench.spec import Access, Count, Method, Positive
-from unlearnbench.task import Task
+from unlearnbench.plan.spec import Access, Count, Method, Positive
+from unlearnbench.training.task import Task
 
 
 @dataclass(frozen=True)

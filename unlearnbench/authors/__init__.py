@@ -1,0 +1,1 @@
+"""For people who write plugins: what every method must pass, the problem it is tried on, a template."""

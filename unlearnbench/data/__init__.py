@@ -1,0 +1,1 @@
+"""Datasets as arrays, their tensors on a device, and which samples are forgotten."""
