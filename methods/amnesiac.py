@@ -9,10 +9,7 @@ import torch
 from annotated_types import Ge
 from torch import nn
 
-from unlearnbench.plan.cells import Recipe
-from unlearnbench.plan.spec import Access, Count, LogUniform, Method, Positive, Uniform
-from unlearnbench.training.loop import train
-from unlearnbench.training.task import Task
+from unlearnbench import Access, Count, LogUniform, Method, Positive, Recipe, Task, Uniform, train
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 from unlearnbench_methods.steps import descend, other_labels
 
-from unlearnbench.data.tensors import Samples
-from unlearnbench.plan.spec import Access, Count, LogUniform, Method, Positive
-from unlearnbench.training.loop import make_optimizer
-from unlearnbench.training.task import Task
+from unlearnbench import Access, Count, LogUniform, Method, Positive, Samples, Task, make_optimizer
 
 
 @dataclass(frozen=True)

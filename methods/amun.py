@@ -10,9 +10,19 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from unlearnbench_methods.steps import descend, frozen, pixel_range, unit_gradient, within
 
-from unlearnbench.plan.spec import Access, Count, Fraction, LogUniform, Method, NonNegative, Positive
-from unlearnbench.training.loop import chunks, make_optimizer, predict
-from unlearnbench.training.task import Task
+from unlearnbench import (
+    Access,
+    Count,
+    Fraction,
+    LogUniform,
+    Method,
+    NonNegative,
+    Positive,
+    Task,
+    chunks,
+    make_optimizer,
+    predict,
+)
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,7 @@ import torch
 from torch import nn
 from unlearnbench_methods.steps import descend, frozen, kl, mixture
 
-from unlearnbench.plan.spec import Access, Count, Fraction, LogUniform, Method, Positive, Uniform
-from unlearnbench.training.loop import make_optimizer
-from unlearnbench.training.task import Task
+from unlearnbench import Access, Count, Fraction, LogUniform, Method, Positive, Task, Uniform, make_optimizer
 
 
 @dataclass(frozen=True)

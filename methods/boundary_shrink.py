@@ -10,9 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from unlearnbench_methods.steps import descend, frozen, nearest_other, pixel_range
 
-from unlearnbench.plan.spec import Access, Count, Fraction, LogUniform, Method, Positive
-from unlearnbench.training.loop import make_optimizer
-from unlearnbench.training.task import Task
+from unlearnbench import Access, Count, Fraction, LogUniform, Method, Positive, Task, make_optimizer
 
 
 @dataclass(frozen=True)

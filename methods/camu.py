@@ -11,11 +11,20 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from unlearnbench_methods.steps import descend, frozen, other_labels
 
-from unlearnbench.data.tensors import Samples
-from unlearnbench.plan.spec import Access, Count, LogUniform, Method, NonNegative, Positive
-from unlearnbench.training.loop import chunks, make_optimizer
-from unlearnbench.training.models import Classifier, has_batch_statistics
-from unlearnbench.training.task import Task
+from unlearnbench import (
+    Access,
+    Classifier,
+    Count,
+    LogUniform,
+    Method,
+    NonNegative,
+    Positive,
+    Samples,
+    Task,
+    chunks,
+    has_batch_statistics,
+    make_optimizer,
+)
 
 
 @dataclass(frozen=True)

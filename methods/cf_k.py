@@ -11,9 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 from unlearnbench_methods.steps import descend, weight_layers
 
-from unlearnbench.plan.spec import Access, Count, Fraction, LogUniform, Method, NonNegative, Positive
-from unlearnbench.training.loop import make_optimizer
-from unlearnbench.training.task import Task
+from unlearnbench import Access, Count, Fraction, LogUniform, Method, NonNegative, Positive, Task, make_optimizer
 
 
 @dataclass(frozen=True)

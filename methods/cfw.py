@@ -10,9 +10,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from unlearnbench_methods.steps import add_noise, descent_pass, weight_layers
 
-from unlearnbench.plan.spec import Access, Count, Fraction, LogUniform, Method, NonNegative, Positive
-from unlearnbench.training.loop import make_optimizer, schedule
-from unlearnbench.training.task import Task
+from unlearnbench import (
+    Access,
+    Count,
+    Fraction,
+    LogUniform,
+    Method,
+    NonNegative,
+    Positive,
+    Task,
+    make_optimizer,
+    schedule,
+)
 
 
 @dataclass(frozen=True)

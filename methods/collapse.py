@@ -8,9 +8,7 @@ from typing import ClassVar, Literal, cast
 import torch
 from torch import nn
 
-from unlearnbench.plan.spec import Access, Method
-from unlearnbench.training.models import Classifier
-from unlearnbench.training.task import Task
+from unlearnbench import Access, Classifier, Method, Task
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,18 @@ import torch
 from torch import nn
 from unlearnbench_methods.steps import descent_pass
 
-from unlearnbench.plan.spec import Access, Count, Fraction, LogUniform, Method, NonNegative, Positive
-from unlearnbench.training.loop import make_optimizer, schedule
-from unlearnbench.training.task import Task
+from unlearnbench import (
+    Access,
+    Count,
+    Fraction,
+    LogUniform,
+    Method,
+    NonNegative,
+    Positive,
+    Task,
+    make_optimizer,
+    schedule,
+)
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,7 @@ from typing import Annotated, Any, ClassVar
 from torch import nn
 from unlearnbench_methods.steps import descend, frozen, kl
 
-from unlearnbench.plan.spec import Access, Count, Fraction, LogUniform, Method, Positive
-from unlearnbench.training.loop import make_optimizer
-from unlearnbench.training.task import Task
+from unlearnbench import Access, Count, Fraction, LogUniform, Method, Positive, Task, make_optimizer
 
 NEVER = -1e10  # a logit of probability zero; minus infinity would make 0·∞ of its term
 

@@ -13,10 +13,18 @@ from torch.nn import functional as F
 from torch.optim.lr_scheduler import CosineAnnealingLR
 from unlearnbench_methods.steps import accuracy, descend
 
-from unlearnbench.plan.spec import Access, Count, LogUniform, Method, NonNegative, Positive
-from unlearnbench.training.loop import chunks, make_optimizer
-from unlearnbench.training.models import Classifier
-from unlearnbench.training.task import Task
+from unlearnbench import (
+    Access,
+    Classifier,
+    Count,
+    LogUniform,
+    Method,
+    NonNegative,
+    Positive,
+    Task,
+    chunks,
+    make_optimizer,
+)
 
 
 @dataclass(frozen=True)

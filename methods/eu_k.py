@@ -9,8 +9,7 @@ from torch import nn
 from unlearnbench_methods.cf_k import CFk
 from unlearnbench_methods.steps import weight_layers
 
-from unlearnbench.plan.spec import Access, Count, Fraction, LogUniform, Method, NonNegative, Positive
-from unlearnbench.training.task import Task
+from unlearnbench import Access, Count, Fraction, LogUniform, Method, NonNegative, Positive, Task
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,7 @@ from typing import Annotated, Any, ClassVar
 
 from torch import nn
 
-from unlearnbench.plan.cells import Recipe
-from unlearnbench.plan.spec import Access, Count, Fraction, LogUniform, Method, NonNegative, Positive
-from unlearnbench.training.loop import train
-from unlearnbench.training.task import Task
+from unlearnbench import Access, Count, Fraction, LogUniform, Method, NonNegative, Positive, Recipe, Task, train
 
 
 @dataclass(frozen=True)

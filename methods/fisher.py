@@ -10,9 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from unlearnbench_methods.steps import weight_layers
 
-from unlearnbench.data.tensors import Samples
-from unlearnbench.plan.spec import Access, Count, LogUniform, Method, Positive
-from unlearnbench.training.task import Task
+from unlearnbench import Access, Count, LogUniform, Method, Positive, Samples, Task
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,7 @@ import torch
 from torch import Tensor, nn
 from unlearnbench_methods.steps import descend
 
-from unlearnbench.plan.spec import Access, Count, LogUniform, Method, Positive
-from unlearnbench.training.loop import make_optimizer
-from unlearnbench.training.task import Task
+from unlearnbench import Access, Count, LogUniform, Method, Positive, Task, make_optimizer
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,19 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from unlearnbench_methods.steps import descend, endless, frozen, other_labels, pixel_range, unit_gradient, within
 
-from unlearnbench.data.tensors import Samples
-from unlearnbench.plan.spec import Access, Count, Fraction, LogUniform, Method, NonNegative, Positive
-from unlearnbench.training.loop import make_optimizer, predict
-from unlearnbench.training.task import Task
+from unlearnbench import (
+    Access,
+    Count,
+    Fraction,
+    LogUniform,
+    Method,
+    NonNegative,
+    Positive,
+    Samples,
+    Task,
+    make_optimizer,
+    predict,
+)
 
 
 @dataclass(frozen=True)

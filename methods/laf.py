@@ -10,11 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from unlearnbench_methods.steps import descend, frozen, mixture
 
-from unlearnbench.data.tensors import Samples
-from unlearnbench.plan.spec import Access, Choice, Count, LogUniform, Method, Positive
-from unlearnbench.training.loop import make_optimizer
-from unlearnbench.training.models import Classifier
-from unlearnbench.training.task import Task
+from unlearnbench import Access, Choice, Classifier, Count, LogUniform, Method, Positive, Samples, Task, make_optimizer
 
 
 @dataclass(frozen=True)

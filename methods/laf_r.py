@@ -10,10 +10,7 @@ from torch.nn import functional as F
 from unlearnbench_methods.laf import LAF
 from unlearnbench_methods.steps import descend
 
-from unlearnbench.plan.spec import Access, Count, LogUniform, Positive
-from unlearnbench.training.loop import make_optimizer
-from unlearnbench.training.models import Classifier
-from unlearnbench.training.task import Task
+from unlearnbench import Access, Classifier, Count, LogUniform, Positive, Task, make_optimizer
 
 
 @dataclass(frozen=True)

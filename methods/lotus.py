@@ -11,9 +11,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from unlearnbench_methods.steps import accuracy, descend, frozen, mixture
 
-from unlearnbench.plan.spec import Access, Count, Fraction, LogUniform, Method, NonNegative, Positive, Uniform
-from unlearnbench.training.loop import make_optimizer
-from unlearnbench.training.task import Task
+from unlearnbench import (
+    Access,
+    Count,
+    Fraction,
+    LogUniform,
+    Method,
+    NonNegative,
+    Positive,
+    Task,
+    Uniform,
+    make_optimizer,
+)
 
 
 @dataclass(frozen=True)

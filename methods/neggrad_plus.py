@@ -9,9 +9,18 @@ from torch import nn
 from torch.nn import functional as F
 from unlearnbench_methods.steps import descend, endless, frozen
 
-from unlearnbench.plan.spec import Access, Count, Fraction, LogUniform, Method, NonNegative, Positive, Uniform
-from unlearnbench.training.loop import make_optimizer
-from unlearnbench.training.task import Task
+from unlearnbench import (
+    Access,
+    Count,
+    Fraction,
+    LogUniform,
+    Method,
+    NonNegative,
+    Positive,
+    Task,
+    Uniform,
+    make_optimizer,
+)
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,20 @@ from typing import Annotated, Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from unlearnbench.plan.cells import Recipe
-from unlearnbench.plan.spec import Access, Count, Fraction, LogUniform, Method, NonNegative, Positive, Uniform
-from unlearnbench.training.loop import predict, train
-from unlearnbench.training.task import Task
+from unlearnbench import (
+    Access,
+    Count,
+    Fraction,
+    LogUniform,
+    Method,
+    NonNegative,
+    Positive,
+    Recipe,
+    Task,
+    Uniform,
+    predict,
+    train,
+)
 
 RATES = (0.1, 0.5, 1.0)  # of ``lr``: the fine-tunings differ in rate, and in the order of batches
 

@@ -7,8 +7,7 @@ from typing import ClassVar, Literal
 
 from torch import nn
 
-from unlearnbench.plan.spec import Access, Method
-from unlearnbench.training.task import Task
+from unlearnbench import Access, Method, Task
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,18 @@ import torch
 from torch import nn
 from unlearnbench_methods.steps import add_noise, descent_pass, reset_layer, weight_layers
 
-from unlearnbench.plan.spec import Access, Count, Fraction, LogUniform, Method, NonNegative, Positive, Uniform
-from unlearnbench.training.loop import make_optimizer
-from unlearnbench.training.task import Task
+from unlearnbench import (
+    Access,
+    Count,
+    Fraction,
+    LogUniform,
+    Method,
+    NonNegative,
+    Positive,
+    Task,
+    Uniform,
+    make_optimizer,
+)
 
 NORMS = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm)
 

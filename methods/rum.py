@@ -9,11 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from unlearnbench.data.tensors import Samples
-from unlearnbench.plan.registry import build
-from unlearnbench.plan.spec import Access, Method, UnlearnBenchError
-from unlearnbench.training.loop import predict
-from unlearnbench.training.task import Task
+from unlearnbench import Access, Method, Samples, Task, UnlearnBenchError, build, predict
 
 
 @dataclass(frozen=True)

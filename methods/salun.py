@@ -10,9 +10,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from unlearnbench_methods.steps import any_labels, descend, mean_gradient, other_labels
 
-from unlearnbench.plan.spec import Access, Count, Fraction, LogUniform, Method, NonNegative, Positive, Uniform
-from unlearnbench.training.loop import make_optimizer
-from unlearnbench.training.task import Task
+from unlearnbench import (
+    Access,
+    Count,
+    Fraction,
+    LogUniform,
+    Method,
+    NonNegative,
+    Positive,
+    Task,
+    Uniform,
+    make_optimizer,
+)
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,20 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from unlearnbench_methods.steps import accuracy, descend, endless, frozen, kl
 
-from unlearnbench.plan.spec import Access, Count, Fraction, LogUniform, Method, NonNegative, Positive
-from unlearnbench.training.loop import chunks, make_optimizer, predict
-from unlearnbench.training.models import Classifier
-from unlearnbench.training.task import Task
+from unlearnbench import (
+    Access,
+    Classifier,
+    Count,
+    Fraction,
+    LogUniform,
+    Method,
+    NonNegative,
+    Positive,
+    Task,
+    chunks,
+    make_optimizer,
+    predict,
+)
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,19 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from unlearnbench_methods.steps import descend, frozen, kl
 
-from unlearnbench.plan.spec import Access, Choice, Count, Fraction, LogUniform, Method, NonNegative, Positive, Uniform
-from unlearnbench.training.loop import make_optimizer
-from unlearnbench.training.task import Task
+from unlearnbench import (
+    Access,
+    Choice,
+    Count,
+    Fraction,
+    LogUniform,
+    Method,
+    NonNegative,
+    Positive,
+    Task,
+    Uniform,
+    make_optimizer,
+)
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,7 @@ from torch import nn
 from unlearnbench_methods.scrub import SCRUB
 from unlearnbench_methods.steps import accuracy
 
-from unlearnbench.plan.spec import Access
-from unlearnbench.training.task import Task
+from unlearnbench import Access, Task
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,20 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from unlearnbench_methods.steps import descend, endless
 
-from unlearnbench.data.tensors import Samples
-from unlearnbench.plan.spec import Access, Count, Fraction, LogUniform, Method, NonNegative, Positive, Uniform
-from unlearnbench.training.loop import make_optimizer, schedule
-from unlearnbench.training.task import Task
+from unlearnbench import (
+    Access,
+    Count,
+    Fraction,
+    LogUniform,
+    Method,
+    NonNegative,
+    Positive,
+    Samples,
+    Task,
+    Uniform,
+    make_optimizer,
+    schedule,
+)
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from unlearnbench.plan.spec import Access, Count, Method
-from unlearnbench.training.loop import train
-from unlearnbench.training.task import Task
+from unlearnbench import Access, Count, Method, Task, train
 
 
 class Ensemble(nn.Module):

@@ -9,9 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from unlearnbench.data.tensors import Samples
-from unlearnbench.training.loop import predict
-from unlearnbench.training.task import Task
+from unlearnbench import Samples, Task, predict
 
 
 def frozen(model: nn.Module) -> nn.Module:

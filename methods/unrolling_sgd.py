@@ -9,8 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from unlearnbench.plan.spec import Access, Count, LogUniform, Method, Positive
-from unlearnbench.training.task import Task
+from unlearnbench import Access, Count, LogUniform, Method, Positive, Task
 
 
 @dataclass(frozen=True)

@@ -82,4 +82,4 @@ def test_what_the_project_promises_of_itself() -> None:
 def test_a_name_that_is_not_there_is_an_ordinary_error() -> None:
     with pytest.raises(AttributeError, match="has no attribute 'no_such_name'"):
         _ = unlearnbench.no_such_name
-    assert set(unlearnbench.__all__) >= {"run", "frame"}
+    assert {"run", "frame", "Method"} <= set(dir(unlearnbench))

@@ -499,5 +499,5 @@ def test_default_root(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_importing_datasets_is_light() -> None:
     heavy = ["torch", "torchvision", "PIL", "sklearn", "scipy"]
-    code = f"import sys, unlearnbench.datasets; print([name for name in {heavy} if name in sys.modules])"
+    code = f"import sys, unlearnbench.data.datasets; print([name for name in {heavy} if name in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False).stdout == "[]\n"

@@ -154,7 +154,7 @@ def test_nobody_can_take_the_name_of_ours(install: Callable[..., None]) -> None:
 
 def test_a_metric_must_be_a_metric(install: Callable[..., None]) -> None:
     install("nobody", "def fun(): pass", "metrics", fun="fun")
-    with pytest.raises(RegistryError, match=r"metric 'fun' must be an unlearnbench\.spec\.Metric, not function"):
+    with pytest.raises(RegistryError, match=r"metric 'fun' must be an unlearnbench\.Metric, not function"):
         load("metrics", "fun")
 
 

@@ -19,6 +19,7 @@ from unlearnbench.authors.toy import Trial, attempt, undisturbed
 from unlearnbench.plan import cells, registry
 from unlearnbench.plan.cells import Plugin
 from unlearnbench.plan.spec import Access, AccessDenied, Method, UnlearnBenchError
+from unlearnbench.training import cost
 from unlearnbench.training.loop import predict
 from unlearnbench.training.task import Task
 
@@ -56,7 +57,7 @@ def declared(cls: type[Method]) -> str:
     scenarios = cls.scenarios is None or (isinstance(cls.scenarios, tuple) and bool(cls.scenarios))
     expected = {
         "paper, a text": isinstance(getattr(cls, "paper", None), str) and bool(cls.paper),
-        "needs, of unlearnbench.spec.Access": isinstance(getattr(cls, "needs", None), Access),
+        "needs, of unlearnbench.Access": isinstance(getattr(cls, "needs", None), Access),
         "scenarios, a tuple of names, or None for all": scenarios,
         "role, one of 'method', 'oracle' and 'control'": cls.role in ("method", "oracle", "control"),
     }
@@ -108,7 +109,7 @@ def model_restored(trial: Trial) -> str:
     for name, module in trial.unlearned.named_modules():
         hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
         for hook in (hook for registered in hooks for hook in registered.values()):
-            if hook.__module__ != "unlearnbench.cost":  # the harness counts gradients of fresh models by hooks
+            if hook.__module__ != cost.__name__:  # the harness counts gradients of fresh models by hooks
                 return f"a hook was left on {name or 'the model'}"
     for name, parameter in trial.unlearned.named_parameters():
         if not parameter.requires_grad:

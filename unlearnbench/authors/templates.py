@@ -31,10 +31,7 @@ from typing import Annotated, Any, ClassVar
 
 from torch import nn
 
-from unlearnbench.plan.cells import Recipe
-from unlearnbench.plan.spec import Access, Count, LogUniform, Method, Positive
-from unlearnbench.training.task import Task
-from unlearnbench.training.loop import train
+from unlearnbench import Access, Count, LogUniform, Method, Positive, Recipe, Task, train
 
 
 @dataclass(frozen=True)
@@ -64,7 +61,7 @@ class {cls}(Method):
         return train(model, task.retain, Recipe(lr=self.lr, weight_decay=self.weight_decay, epochs=self.epochs))
 '''
 TEST = """\
-from unlearnbench.authors.conformance import check_method
+from unlearnbench import check_method
 
 
 def test_conforms() -> None:

@@ -15,8 +15,8 @@ from typing import Any, Literal
 
 from unlearnbench.plan.spec import Checked, Configured, Count, Fraction, NonNegative, Positive
 
-TRAINING_VERSION = 1  # raise it when training.py changes the numbers of an original or an oracle
-EVIDENCE_VERSION = 2  # raise it when evidence.py changes what a row holds
+TRAINING_VERSION = 1  # raise it when training/ changes the numbers of an original or an oracle
+EVIDENCE_VERSION = 2  # raise it when measure/probes.py changes what a row holds
 
 
 @dataclass(frozen=True)

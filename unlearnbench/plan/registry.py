@@ -134,7 +134,7 @@ def _verify(kind: str, name: str, plugin: Any) -> None:
 
 def _verify_metric(name: str, metric: Any) -> None:
     if not isinstance(metric, spec.Metric):
-        raise RegistryError(f"metric '{name}' must be an unlearnbench.spec.Metric, not {type(metric).__name__}")
+        raise RegistryError(f"metric '{name}' must be an unlearnbench.Metric, not {type(metric).__name__}")
     if metric.name != name:
         raise RegistryError(f"metric '{name}' has the name '{metric.name}': expected that of its entry point")
     families, needs, best = get_args(spec.Family), get_args(spec.Need), get_args(spec.Better)
