@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from unlearnbench.plan.spec import Positive as Positive
     from unlearnbench.plan.spec import Scenario as Scenario
     from unlearnbench.plan.spec import Seed as Seed
+    from unlearnbench.plan.spec import Tolerance as Tolerance
     from unlearnbench.plan.spec import Uniform as Uniform
     from unlearnbench.plan.spec import UnlearnBenchError as UnlearnBenchError
     from unlearnbench.training.loop import Diverged as Diverged
@@ -57,7 +58,7 @@ _ROOMS = {
     "api": "frame run",
     "outside": "evaluate",
     "plan.spec": "Access AccessDenied Choice Count Dataset Empty Estimate Fraction LogUniform Method Metric Model "
-    "NonNegative Positive Scenario Seed Uniform UnlearnBenchError",
+    "NonNegative Positive Scenario Seed Tolerance Uniform UnlearnBenchError",
     "plan.arrays": "Arrays",
     "plan.cells": "Probe Recipe",
     "plan.evidence": "Context Evidence",

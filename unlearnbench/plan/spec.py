@@ -242,6 +242,15 @@ Better = Literal["high", "low", "oracle"]
 Family = Literal["utility", "leakage", "oracle-distance", "relearning", "cost"]
 
 
+@dataclass(frozen=True)
+class Tolerance:
+    """How far from the oracle's value still counts as the same in practice, declared before anything is measured:
+    ``amount`` in the metric's unit or, ``of_oracle``, as a share of the oracle's value."""
+
+    amount: float
+    of_oracle: bool = False
+
+
 Need = Literal["oracle", "original", "untrained", "bank", "unlearned", "shadows"]
 
 
@@ -254,7 +263,9 @@ class Metric:
     ``fn`` is not called. If it needs the oracle, the oracle's own scores are in ``context.oracle.scores``.
     ``reads`` names the metrics whose scores it is made of: where one of these has a new version it is redone.
     ``better="oracle"``: closest to the oracle wins. ``of_split``: a statement about all models of a split, so that it
-    stands in the row of the first seed alone. ``per_machine``: tables refuse to mix devices.
+    stands in the row of the first seed alone. ``per_machine``: tables refuse to mix devices. ``tolerance``: the margin
+    of the test that a method is equivalent to the oracle; without one none is claimed. ``parts``: of a mean of absolute
+    gaps, the metrics whose gaps they are, and what one unit of each counts.
     """
 
     name: str
@@ -269,6 +280,8 @@ class Metric:
     reads: tuple[str, ...] = ()
     of_split: bool = False
     per_machine: bool = False
+    tolerance: Tolerance | None = None
+    parts: Mapping[str, float] = field(default_factory=dict, hash=False)
     digits: int = 2
     note: Callable[[Evidence], str] | None = None  # text beside the value, such as the size of an attack; "" for none
 

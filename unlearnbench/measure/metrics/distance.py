@@ -26,9 +26,12 @@ def _gaps(names: dict[str, float], evidence: Evidence, context: Context) -> list
     return gaps
 
 
+AVERAGED = {"fa": 1.0, "ra": 1.0, "ta": 1.0, "mia_lr_loss": 0.01}  # what one point is of each
+
+
 def average_gap(evidence: Evidence, context: Context) -> float | Empty:
     """Mean |Δ| to the oracle over fa, ra, ta and mia_lr_loss, all in percent; empty where one of the eight is."""
-    gaps = _gaps({"fa": 1, "ra": 1, "ta": 1, "mia_lr_loss": 0.01}, evidence, context)
+    gaps = _gaps(AVERAGED, evidence, context)
     return gaps if isinstance(gaps, Empty) else float(np.mean(np.abs(gaps)))
 
 
@@ -55,7 +58,7 @@ def adaptive_score(evidence: Evidence, context: Context) -> float | Empty:
 
 AVG_GAP = Metric(
     "avg_gap", "Avg. gap", "points", "oracle-distance", "low", average_gap, needs={"oracle": 1},
-    reads=("fa", "ra", "ta", "mia_lr_loss"),
+    reads=tuple(AVERAGED), parts={name: 1 / point for name, point in AVERAGED.items()},
     doc="Mean absolute difference to the oracle of the same seeds over FA, RA, TA and MIA-LR (in percent).",
 )  # fmt: skip
 TOW = Metric(
