@@ -106,7 +106,7 @@ def score_row(store: Store, row: Row, metrics: Mapping[str, Metric], basis: Basi
     stale = {n: m for n, m in wanted.items() if _is_stale(stored.get(n), m, bases[n])}
     if not stale:
         return
-    evidence = _restored(store, row)
+    evidence = restored(store, row)
     scores = score(evidence, _context(store, row, evidence, basis, stale), stale, first=basis.first)
     named = {n: dataclasses.replace(s, basis=bases[n]) for n, s in scores.items()}
     store.put_scores(row.key, {**stored, **named})
@@ -116,7 +116,8 @@ def _is_stale(score: Score | None, metric: Metric, basis: str) -> bool:
     return score is None or score.version != metric.version or score.basis != basis
 
 
-def _restored(store: Store, row: Row) -> Evidence:
+def restored(store: Store, row: Row) -> Evidence:
+    """The evidence of a row with its stored scores."""
     evidence = store.evidence(row)
     for name, d in store.scores(row.key).items():
         evidence.scores[name] = Empty(d["reason"]) if d["value"] is None else d["value"]
@@ -128,7 +129,7 @@ def _context(store: Store, row: Row, evidence: Evidence, basis: Basis, metrics: 
     cell, oracle = row.cell, None
     if basis.oracle is not None and "oracle" in needs:
         # the oracle compares with itself, whose scores may only now be computed: the very same object
-        oracle = evidence if basis.is_oracle else _restored(store, basis.oracle)
+        oracle = evidence if basis.is_oracle else restored(store, basis.oracle)
     split = store.split(cell)
     single = {
         name: Sets(store.outputs(key), split)
