@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.lr_scheduler import CosineAnnealingLR
-from unlearnbench_methods.steps import accuracy, descend
+from unlearnbench_methods.steps import accuracy, descend, product
 
 from unlearnbench import (
     Access,
@@ -119,4 +119,4 @@ class DUCK(Method):
 
 def distances(h: Tensor, centroids: Tensor) -> Tensor:
     """Cosine distances ``[n, k]``."""
-    return 1 - F.normalize(h, dim=1) @ F.normalize(centroids, dim=1).T
+    return 1 - product(F.normalize(h, dim=1), F.normalize(centroids, dim=1).T)

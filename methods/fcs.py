@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar
 import torch
 from torch import nn
 from torch.nn import functional as F
-from unlearnbench_methods.steps import descend, descent_pass, kl
+from unlearnbench_methods.steps import descend, descent_pass, kl, product
 
 from unlearnbench import (
     Access,
@@ -84,7 +84,7 @@ class FCS(Method):
                 forget.param_groups[0]["lr"] = 1e-6 + (self.forget_lr - 1e-6) * schedule("cosine", step / steps)
                 with torch.no_grad():
                     z_r = model(x_r)
-                similarity = model(x_f) @ z_r.T / self.temperature
+                similarity = product(model(x_f), z_r.T) / self.temperature
                 descend(forget, -F.log_softmax(similarity, dim=1).mean())
                 step += 1
             descent_pass(model, task.retain, self.batch_size, retain, self.lr)

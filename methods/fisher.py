@@ -38,6 +38,7 @@ class Fisher(Method):
 
     paper: ClassVar[str] = "Golatkar et al. 2020, Eternal Sunshine of the Spotless Net, 1911.04933"
     needs: ClassVar[Access] = Access.RETAIN
+    full_precision: ClassVar[bool] = True  # squares of single samples' gradients, and one over them
     toy: ClassVar[dict[str, Any]] = {}
 
     alpha: Annotated[Positive, LogUniform(1e-9, 1e-4)] = 1e-6

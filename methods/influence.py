@@ -40,6 +40,7 @@ class Influence(Method):
 
     paper: ClassVar[str] = "Jia et al. 2023, Model Sparsity Can Simplify Machine Unlearning, 2304.04934"
     needs: ClassVar[Access] = Access.FORGET | Access.RETAIN | Access.LABELS
+    full_precision: ClassVar[bool] = True  # a product with an inverse Hessian
     toy: ClassVar[dict[str, Any]] = {"alpha": 0.7}
 
     alpha: Annotated[Positive, LogUniform(0.1, 1000)] = 1.0

@@ -36,6 +36,7 @@ class JiT(Method):
     paper: ClassVar[str] = "Foster et al. 2024, An Information Theoretic Approach to Machine Unlearning, 2402.01401"
     version: ClassVar[int] = 2
     needs: ClassVar[Access] = Access.FORGET
+    full_precision: ClassVar[bool] = True  # differences of outputs at images that are next to each other
     toy: ClassVar[dict[str, Any]] = {"lr": 2.5e-4, "noise": 0.01, "batch_size": 16}
 
     lr: Annotated[Positive, LogUniform(1e-5, 2.0)] = 3e-4

@@ -57,6 +57,7 @@ class L2UL(Method):
     paper: ClassVar[str] = "Cha et al. 2024, Learning to Unlearn, AAAI 2024, 2301.11578"
     version: ClassVar[int] = 2
     needs: ClassVar[Access] = Access.FORGET | Access.LABELS
+    full_precision: ClassVar[bool] = True  # gradients of the length of the outputs, stretched to 0..1
     toy: ClassVar[dict[str, Any]] = {"lr": 1e-2}
 
     lr: Annotated[Positive, LogUniform(1e-4, 1e-1)] = 1e-3

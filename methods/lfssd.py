@@ -34,6 +34,7 @@ class LFSSD(Method):
 
     paper: ClassVar[str] = "Foster et al. 2024, Loss-Free Machine Unlearning, 2402.19308"
     needs: ClassVar[Access] = Access.FORGET | Access.RETAIN
+    full_precision: ClassVar[bool] = True  # gradients of the length of the outputs, in a quotient
     toy: ClassVar[dict[str, Any]] = {"alpha": 1.25, "lam": 0.3}
 
     alpha: Annotated[Positive, LogUniform(1, 100)] = 10.0

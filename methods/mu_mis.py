@@ -39,6 +39,7 @@ class MUMIS(Method):
 
     paper: ClassVar[str] = "Cheng et al. 2026, Remaining-data-free Machine Unlearning, ICLR 2026, 2402.15109"
     needs: ClassVar[Access] = Access.FORGET | Access.LABELS
+    full_precision: ClassVar[bool] = True  # second derivatives
     toy: ClassVar[dict[str, Any]] = {"lr": 1e-3, "recovery": 2.0}
 
     lr: Annotated[Positive, LogUniform(1e-6, 1e-1)] = 1e-4

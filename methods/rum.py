@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -52,7 +53,10 @@ class RUM(Method):
         for i, (method, part) in enumerate(zip(methods, parts, strict=True)):
             if len(part):
                 retain = joined(task.retain, pick(task.forget, torch.cat(parts[i + 1 :]))) if i < 2 else task.retain
-                model = method.unlearn(model, task.request(pick(task.forget, part), retain))
+                request = task.request(pick(task.forget, part), retain)
+                # within RUM, which runs in the precision of the recipe
+                with torch.autocast(task.device.type, enabled=False) if method.full_precision else nullcontext():
+                    model = method.unlearn(model, request)
         return model
 
     def method(self, name: str) -> Method:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, cast
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from unlearnbench_methods.steps import accuracy, descend, endless, frozen, kl
+from unlearnbench_methods.steps import accuracy, descend, endless, frozen, kl, product
 
 from unlearnbench import (
     Access,
@@ -102,7 +102,8 @@ class SCAR(Method):
     def clusters(self, task: Task) -> tuple[Tensor, Tensor]:
         """Centres ``[classes, features]`` and inverted covariances ``[classes, features, features]``."""
         means, covariances = task.statistics
-        return self.transform(means), torch.stack([torch.linalg.pinv(self.shrunk(c)) for c in covariances])
+        with torch.autocast(means.device.type, enabled=False):  # an inverse in bfloat16 is none
+            return self.transform(means), torch.stack([torch.linalg.pinv(self.shrunk(c)) for c in covariances])
 
     def shrunk(self, covariance: Tensor) -> Tensor:
         d = len(covariance)
@@ -118,7 +119,7 @@ class SCAR(Method):
         away = self.transform(h) - centres[near]
         whole = torch.zeros_like(away)
         for c in near.unique():  # a class at a time: a matrix for each sample would fill the memory
-            whole = torch.where((near == c)[:, None], away @ inverses[c], whole)
+            whole = torch.where((near == c)[:, None], product(away, inverses[c]), whole)
         return (whole * away).sum(1)
 
     def nearest_wrong(self, h: Tensor, y: Tensor, gone: list[int], clusters: tuple[Tensor, Tensor]) -> Tensor:

@@ -42,6 +42,7 @@ class SSD(Method):
         "2308.07707"
     )
     needs: ClassVar[Access] = Access.FORGET | Access.RETAIN | Access.LABELS
+    full_precision: ClassVar[bool] = True  # squares of gradients, in a quotient
     toy: ClassVar[dict[str, Any]] = {"alpha": 3.0, "lam": 0.5, "batch_size": 32}
 
     alpha: Annotated[Positive, LogUniform(1, 100)] = 10.0

@@ -29,12 +29,16 @@ def any_labels(y: Tensor, num_classes: int, rng: torch.Generator) -> Tensor:
 
 
 def descend(optimizer: torch.optim.Optimizer, loss: Tensor, clip: float | None = None) -> None:
-    """One step down ``loss``; ``clip`` is the largest norm of the gradient of all parameters together."""
-    optimizer.zero_grad()
-    loss.backward()
-    if clip is not None:
-        nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], clip)
-    optimizer.step()
+    """One step down ``loss``; ``clip`` is the largest norm of the gradient of all parameters together.
+
+    Each gradient is computed in the precision of what it is the gradient of, as in `train`.
+    """
+    with torch.autocast(loss.device.type, enabled=False):
+        optimizer.zero_grad()
+        loss.backward()
+        if clip is not None:
+            nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], clip)
+        optimizer.step()
 
 
 def endless(samples: Samples, size: int, *, augment: bool = True) -> Iterator[tuple[Tensor, ...]]:
@@ -48,6 +52,12 @@ def kl(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
     without the factor T²."""
     log_p, log_q = F.log_softmax(teacher / temperature, dim=1), F.log_softmax(student / temperature, dim=1)
     return F.kl_div(log_q, log_p, log_target=True, reduction="batchmean")
+
+
+def product(a: Tensor, b: Tensor) -> Tensor:
+    """``a @ b`` in the precision of the two: in bfloat16 a scalar product of unit vectors has three digits."""
+    with torch.autocast(a.device.type, enabled=False):
+        return a @ b
 
 
 def weight_layers(model: nn.Module) -> Sequence[nn.Module]:

@@ -39,6 +39,11 @@ def test_the_card_shows_the_toy_hyperparameters() -> None:
     assert f"epochs = {cls.toy['epochs']}" in facts(card("methods", "gradient_ascent"))["toy"]
 
 
+def test_the_card_says_in_which_precision_a_method_runs() -> None:
+    assert facts(card("methods", "finetune"))["precision"] == "the recipe's"
+    assert facts(card("methods", "fisher"))["precision"] == "float32, whatever the recipe's"
+
+
 def test_the_card_of_a_control() -> None:
     shown = facts(card("methods", "identity"))
     assert shown["needs"] == "no data"

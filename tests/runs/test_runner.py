@@ -409,6 +409,49 @@ def test_the_estimate_of_a_training_grows_with_it(store: Store) -> None:
     assert not list(store.root.rglob("*.safetensors"))
 
 
+@dataclass(frozen=True)
+class Looks(Toy):
+    """Notes in which precision the networks of a method run."""
+
+    needs: ClassVar[Access] = Access.TRAINING | Access.LABELS
+    seen: ClassVar[list[tuple[str, torch.dtype]]] = []
+
+    def blank(self, task: Task) -> nn.Module:
+        return task.fresh_model()
+
+    def original(self, task: Task) -> nn.Module:
+        return self._look("original", task.fresh_model(), task)
+
+    def prepare(self, task: Task) -> nn.Module:
+        return self._look("prepare", task.fresh_model(), task)
+
+    def unlearn(self, model: nn.Module, task: Task) -> nn.Module:
+        return self._look("unlearn", model, task)
+
+    def _look(self, where: str, model: nn.Module, task: Task) -> nn.Module:
+        self.seen.append((where, model.get_submodule("encoder")(task.training.images()[:2]).dtype))
+        return model
+
+
+@dataclass(frozen=True)
+class LooksInFull(Looks):
+    full_precision: ClassVar[bool] = True
+
+
+@pytest.mark.parametrize(
+    ("method", "dtype"), [(Looks, torch.bfloat16), (LooksInFull, torch.float32)], ids=["as the recipe", "opted out"]
+)
+def test_a_method_runs_in_the_precision_of_the_recipe(
+    store: Store, register: Callable[..., None], method: type[Method], dtype: torch.dtype
+) -> None:
+    """Or the oracle, which trains in bfloat16, is up to twice as fast for free."""
+    register("methods", looks=method)
+    Looks.seen.clear()
+    assert run(replace(cell("looks"), recipe=Recipe(epochs=1, precision="bfloat16")), store).status == "ok"
+    assert Looks.seen == [("original", dtype), ("prepare", dtype), ("unlearn", dtype)]
+    assert not torch.is_autocast_enabled("cpu")
+
+
 def test_recipe_fields_of_cells_are_used(store: Store) -> None:
     """bfloat16 gives another original, with the same shape of evidence."""
     plain, half = cell(), replace(cell(), recipe=Recipe(epochs=1, precision="bfloat16"))

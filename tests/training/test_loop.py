@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from copy import deepcopy
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from unlearnbench.data.tensors import Counter, Data, Samples
 from unlearnbench.plan.cells import Recipe
 from unlearnbench.plan.recipes import RECIPES
 from unlearnbench.plan.registry import build
-from unlearnbench.training.loop import Diverged, make_optimizer, predict, schedule, train
+from unlearnbench.training.loop import Diverged, make_optimizer, precision, predict, schedule, train
 from unlearnbench.training.models import Classifier, build_model
 
 
@@ -91,6 +92,25 @@ def test_half_precision_is_really_used(model: Classifier, data: Data) -> None:
     train(model, samples(data), Recipe(epochs=1, batch_size=96, precision="bfloat16"))
     train(model, samples(data), Recipe(epochs=1, batch_size=96))
     assert seen == [torch.bfloat16, torch.float32]
+
+
+def test_many_steps_within_one_context_are_those_of_one_context_a_step(model: Classifier, data: Data) -> None:
+    """A method takes all its steps in one: a cast of the weights that is kept would be that of the first step."""
+    recipe, other = Recipe(epochs=2, precision="bfloat16"), deepcopy(model)
+    train(model, samples(data), recipe)
+    with precision(recipe, torch.device("cpu")):
+        train(other, samples(data), replace(recipe, precision="float32"))  # a method's own recipe, in its cell's
+    assert same(model, other)
+
+
+def test_outputs_in_half_precision_are_handed_out_in_single(model: Classifier, data: Data) -> None:
+    """Or a loss of 0.01 has two digits, and numpy takes none of them."""
+    wrapped = Classifier.wrap(deepcopy(model), "head.1", 3)
+    with precision(Recipe(precision="bfloat16"), torch.device("cpu")):
+        for network in (model, wrapped):
+            assert network(data.x_train).dtype == network.encode(data.x_train).dtype == torch.float32
+        assert model.encoder(data.x_train).dtype == torch.bfloat16
+    assert build_model(build("models", "cnn", {}), (1, 8, 8), 3, 0).double()(data.x_train.double()).dtype == torch.double
 
 
 def test_every_sample_is_drawn_once_an_epoch(model: Classifier, data: Data) -> None:

@@ -148,6 +148,18 @@ def retains(trial: Trial) -> str:
     return "" if after >= before - 5 else f"retain accuracy {after:.1f}; the original's is {before:.1f}"
 
 
+UNLEARNING = (forgets, retains)
+
+
+def half_precision(trial: Trial) -> str:
+    """Where the recipe is in bfloat16 it does what it does in float32."""
+    again = attempt(trial.method, trial.toy.in_half)
+    for check in (outputs_valid, *UNLEARNING):
+        if not check(trial) and (wrong := check(again)):
+            return f"in bfloat16: {wrong}"
+    return ""
+
+
 # --- what it could have seen -----------------------------------------------------------------------------------------
 
 DENIABLE = {"forget": Access.FORGET, "retain": Access.RETAIN, "validation": Access.VALIDATION}
@@ -212,7 +224,6 @@ def _memory(thing: object) -> Tensor | None:
 
 # --- all of them -----------------------------------------------------------------------------------------------------
 
-UNLEARNING = (forgets, retains)
 CHECKS: tuple[Callable[[Trial], str], ...] = (
     input_untouched,
     parameters_change,
@@ -220,6 +231,7 @@ CHECKS: tuple[Callable[[Trial], str], ...] = (
     state_restored,
     model_restored,
     same_seed_same_result,
+    half_precision,
     only_declared_data,
     *UNLEARNING,
 )

@@ -19,7 +19,7 @@ from unlearnbench.data.tensors import Counter, Data
 from unlearnbench.plan import registry
 from unlearnbench.plan.cells import Cell, Plugin, Recipe
 from unlearnbench.plan.spec import Access, Method
-from unlearnbench.training.loop import predict, train
+from unlearnbench.training.loop import precision_for, predict, train
 from unlearnbench.training.models import Classifier
 from unlearnbench.training.originals import keep, trainee
 from unlearnbench.training.task import Task
@@ -36,6 +36,11 @@ class Toy:
     split: Split
     original: Classifier
     oracle_forget: float
+
+    @property
+    def in_half(self) -> Toy:
+        """The same, with a recipe in bfloat16."""
+        return replace(self, cell=replace(self.cell, recipe=replace(self.cell.recipe, precision="bfloat16")))
 
     @property
     def sets(self) -> dict[str, tuple[Tensor, Tensor]]:
@@ -106,15 +111,18 @@ def attempt(method: Method, toy: Toy | None = None) -> Trial:
     """Apply a method as the harness does. Whatever it disturbs is put right afterwards, and reported."""
     toy = toy or make_toy("class" if method.scenarios is None or "class" in method.scenarios else method.scenarios[0])
     original: nn.Module = deepcopy(toy.original)
+    precision = precision_for(method, toy.cell.recipe, toy.data.x_train.device)
     with undisturbed() as disturbed:
         if Access.TRAINING in method.needs:
             unknown = replace(toy.split, forget=toy.split.forget[:0], forget_classes=())
-            original = method.original(Task.of(toy.cell, toy.data, unknown, TRAINING, Counter())).eval()
+            with precision:
+                original = method.original(Task.of(toy.cell, toy.data, unknown, TRAINING, Counter())).eval()
         records = keep(method.needs, toy.cell, toy.data, toy.split, original, None, lambda make: make())
         task = Task.of(toy.cell, toy.data, toy.split, method.needs, Counter(), records)
-        task.prepared = method.prepare(task)
         before = deepcopy(original.state_dict())
-        unlearned = method.unlearn(deepcopy(original), task)
+        with precision:
+            task.prepared = method.prepare(task)
+            unlearned = method.unlearn(deepcopy(original), task)
     return Trial(method, toy, original, before, task, unlearned, tuple(disturbed))
 
 

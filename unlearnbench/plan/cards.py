@@ -55,6 +55,7 @@ def _facts(plugin: Any) -> dict[str, str]:
             "needs": ", ".join(need.name.lower() for need in plugin.needs if need.name) or "no data",
             "scenarios": ", ".join(plugin.scenarios) if plugin.scenarios else "all",
             "role": plugin.role + ("" if plugin.changes else ", leaves the parameters as they are"),
+            "precision": "float32, whatever the recipe's" if plugin.full_precision else "the recipe's",
             "toy": ", ".join(f"{key} = {value}" for key, value in plugin.toy.items()) or "the defaults",
         }
     if issubclass(plugin, Dataset):

@@ -208,12 +208,16 @@ class Method(Configured, ABC):
     ``role`` is ``"method"``, ``"oracle"`` (the reference of every gap) or ``"control"``: it stands in every table to
     show where metrics put a model that forgot nothing, was honestly retrained, or is useless (``stands_for``). ``toy``
     are the hyperparameters conformance uses on its toy problem.
+
+    A method runs in the precision of the recipe: where originals and oracles train in bfloat16, so does it.
+    ``full_precision`` leaves it in float32, for what takes curvature, importances or small differences.
     """
 
     paper: ClassVar[str]
     needs: ClassVar[Access]
     scenarios: ClassVar[tuple[str, ...] | None] = None  # names it supports; None: all
     changes: ClassVar[bool] = True  # False: returns the original's parameters untouched
+    full_precision: ClassVar[bool] = False  # True: float32 whatever the recipe
     role: ClassVar[Literal["method", "oracle", "control"]] = "method"
     stands_for: ClassVar[StandsFor] = ""
     toy: ClassVar[Mapping[str, Any]] = {}

@@ -26,7 +26,7 @@ from unlearnbench.plan.registry import build
 from unlearnbench.plan.spec import Access, Method, UnlearnBenchError
 from unlearnbench.store.folder import State, Store
 from unlearnbench.training.cost import count_work, measure, price
-from unlearnbench.training.loop import train
+from unlearnbench.training.loop import precision_for, train
 from unlearnbench.training.models import Classifier, build_model
 from unlearnbench.training.originals import Log, fresh_network, keep, trainee
 from unlearnbench.training.task import Task
@@ -88,7 +88,7 @@ def original_of(method: Method, original: Classifier, cell: Cell, store: Store, 
     def make() -> tuple[State, dict[str, float | None]]:
         training = task(new_counter(cell, data))
         torch.manual_seed(derive_seed(cell.seed, "own original"))
-        with measure(training.device, training.counter) as cost:
+        with measure(training.device, training.counter) as cost, precision_for(method, cell.recipe, training.device):
             model = method.original(training)
         return model.state_dict(), cost
 
@@ -160,11 +160,12 @@ def unlearn(
     task = Task.of(cell, data, split, method.needs, counter, records)
     task.prepared = prepared
     model = deepcopy(original)
-    warm_up(model, data, getattr(method, "batch_size", cell.recipe.batch_size))
+    with precision_for(method, cell.recipe, device):
+        warm_up(model, data, getattr(method, "batch_size", cell.recipe.batch_size))
     handles = count_work(model, counter)
     torch.manual_seed(derive_seed(cell.seed, "unlearn"))
     try:
-        with measure(device, counter) as cost:
+        with measure(device, counter) as cost, precision_for(method, cell.recipe, device):
             unlearned = method.unlearn(model, task)
     finally:
         for handle in handles:
@@ -185,9 +186,10 @@ def load_prepared(
 
     def make() -> tuple[State, dict[str, float | None]]:
         task = Task.of(cell, data, split, method.needs, new_counter(cell, data))
-        warm_up(fresh_network(cell, data, 0), data, cell.recipe.batch_size)
+        with precision_for(method, cell.recipe, task.device):
+            warm_up(fresh_network(cell, data, 0), data, cell.recipe.batch_size)
         torch.manual_seed(derive_seed(cell.seed, "prepare"))
-        with measure(task.device, task.counter) as cost:
+        with measure(task.device, task.counter) as cost, precision_for(method, cell.recipe, task.device):
             module = method.prepare(task)
         if module is None:
             raise TypeError(f"{type(method).__name__}.prepare must return the module it prepared")

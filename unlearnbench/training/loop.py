@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -12,11 +12,27 @@ from torch.nn import functional as F
 
 from unlearnbench.data.tensors import Samples
 from unlearnbench.plan.cells import Recipe
-from unlearnbench.plan.spec import UnlearnBenchError
+from unlearnbench.plan.spec import Method, UnlearnBenchError
 
 
 class Diverged(UnlearnBenchError):
     """A training whose loss became infinite or NaN."""
+
+
+def precision(recipe: Recipe, device: torch.device) -> AbstractContextManager[None]:
+    """What the networks of a recipe run in: a context of autocast to bfloat16 where it says so; elsewhere whatever
+    holds outside, so that a method that fine-tunes with a recipe of its own does so in the precision of its cell.
+
+    Weights are cast anew in each forward pass. A cast that is kept would be that of the first of many steps.
+    """
+    if recipe.precision == "bfloat16":
+        return torch.autocast(device.type, torch.bfloat16, cache_enabled=False)
+    return nullcontext()
+
+
+def precision_for(method: Method, recipe: Recipe, device: torch.device) -> AbstractContextManager[None]:
+    """What a method runs in: the precision of the recipe, as originals and oracles do, unless it declares otherwise."""
+    return nullcontext() if method.full_precision else precision(recipe, device)
 
 
 def train(model: nn.Module, samples: Samples, recipe: Recipe) -> nn.Module:
@@ -29,7 +45,7 @@ def train(model: nn.Module, samples: Samples, recipe: Recipe) -> nn.Module:
         model.parameters(), recipe.optimizer, recipe.lr, recipe.momentum, recipe.weight_decay, nesterov=recipe.nesterov
     )
     forward = torch.compile(model) if recipe.compile else model
-    half = torch.autocast(device.type, torch.bfloat16) if recipe.precision == "bfloat16" else nullcontext()
+    single = torch.autocast(device.type, enabled=False)
     steps, step = recipe.epochs * math.ceil(len(samples) / recipe.batch_size), 0
     model.train()
     for epoch in range(recipe.epochs):
@@ -37,11 +53,12 @@ def train(model: nn.Module, samples: Samples, recipe: Recipe) -> nn.Module:
         for images, labels in samples.batches(recipe.batch_size):
             if recipe.schedule != "constant":
                 optimizer.param_groups[0]["lr"] = recipe.lr * schedule(recipe.schedule, step / steps)
-            with half:
+            with precision(recipe, device):
                 loss = F.cross_entropy(forward(images), labels, label_smoothing=recipe.label_smoothing)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
+            with single:  # a method may call this from within such a context; gradients keep each to its own precision
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
             losses.append(loss.detach())
             step += 1
         total = torch.stack(losses).sum().item()  # once an epoch: reading it makes a GPU wait

@@ -14,17 +14,21 @@ from unlearnbench.plan.spec import Count, Model, UnlearnBenchError
 
 
 class Classifier(nn.Module):
-    """A network in two parts: ``encode(x)`` is the representation ``[batch, features]``, the input of ``head``."""
+    """A network in two parts: ``encode(x)`` is the representation ``[batch, features]``, the input of ``head``.
+
+    Both are given out in float32 where they were computed in bfloat16: losses and attacks compare numbers that are
+    closer to each other than its three digits.
+    """
 
     def __init__(self, encoder: nn.Module, head: nn.Module, num_classes: int) -> None:
         super().__init__()
         self.encoder, self.head, self.num_classes = encoder, head, num_classes
 
     def encode(self, x: Tensor) -> Tensor:
-        return self.encoder(x)
+        return _single(self.encoder(x))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.encode(x))
+        return _single(self.head(self.encode(x)))
 
     @staticmethod
     def wrap(network: nn.Module, head: str, num_classes: int) -> Classifier:
@@ -54,10 +58,14 @@ class _Wrapped(Classifier):
             self.encoder(x)
         finally:
             handle.remove()
-        return caught[0]
+        return _single(caught[0])
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.encoder(x)
+        return _single(self.encoder(x))
+
+
+def _single(x: Tensor) -> Tensor:
+    return x.float() if x.dtype == torch.bfloat16 else x
 
 
 @dataclass(frozen=True)

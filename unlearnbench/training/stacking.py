@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from contextlib import nullcontext
 from copy import deepcopy
 
 import torch
@@ -14,7 +13,7 @@ from torch.nn import functional as F
 
 from unlearnbench.data.tensors import Samples
 from unlearnbench.plan.cells import Recipe
-from unlearnbench.training.loop import Diverged, make_optimizer, schedule
+from unlearnbench.training.loop import Diverged, make_optimizer, precision, schedule
 
 
 def train_stacked(models: Sequence[nn.Module], samples: Sequence[Samples], recipe: Recipe) -> None:
@@ -30,7 +29,6 @@ def train_stacked(models: Sequence[nn.Module], samples: Sequence[Samples], recip
     optimizer = make_optimizer(
         parameters.values(), recipe.optimizer, recipe.lr, recipe.momentum, recipe.weight_decay, nesterov=recipe.nesterov
     )
-    half = torch.autocast(device.type, torch.bfloat16) if recipe.precision == "bfloat16" else nullcontext()
 
     def loss_of(own: dict[str, Tensor], state: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
         logits = functional_call(skeleton, (own, state), (x,))
@@ -44,7 +42,7 @@ def train_stacked(models: Sequence[nn.Module], samples: Sequence[Samples], recip
             x, y = (torch.stack(column) for column in zip(*batches, strict=True))
             if recipe.schedule != "constant":
                 optimizer.param_groups[0]["lr"] = recipe.lr * schedule(recipe.schedule, step / steps)
-            with half:
+            with precision(recipe, device):
                 losses = losses_of(parameters, buffers, x, y)
             optimizer.zero_grad()
             losses.sum().backward()
