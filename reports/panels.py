@@ -14,22 +14,35 @@ import pandas as pd
 
 from unlearnbench.judge.inference import ALPHA
 from unlearnbench.judge.results import Results
-from unlearnbench.judge.stats import gap_metrics, paired_gaps, refuse_mixed_devices, runs_in_words, summary_table
-from unlearnbench.judge.validation import overall
+from unlearnbench.judge.stats import (
+    distances,
+    gap_metrics,
+    paired_gaps,
+    refuse_mixed_devices,
+    runs_in_words,
+    summary_table,
+)
+from unlearnbench.judge.validation import DOUBTED, overall
 from unlearnbench.plan.spec import Metric
 
-from .statistics import equivalence
+from .printed import clean, interval, quantity
+from .statistics import gaps, tolerance_in_words
 
 ARROWS = {"high": "↑", "low": "↓", "oracle": "≈"}
 LEGEND = (
-    "≈ nearest the oracle is best, ↓ lowest, ↑ highest. The best method is {best}; the oracle and the controls do not "
-    "compete. ± is the standard deviation over seeds, in the gaps half the 95% t interval; without ± all seeds agree, "
-    "or there is one; [ ] is an attack's own 95% interval over models. > marks a lower bound. The noise floor is what "
-    "95% of pairs of honest retrains keep to; ≡ marks a gap that lies within it (two one-sided t tests, 5%). Where "
-    "models of a bank are compared, the oracle's line is the null: one half of the bank against the other."
+    "≈ nearest the oracle is best, ↓ lowest, ↑ highest. The best mean is {best}; of metrics that are best near the "
+    "oracle it is the smallest mean distance, taken run by run. No test stands behind that order (tests.csv has "
+    "those). The oracle and the controls do not compete. ± is the standard deviation over seeds, in the gaps half the "
+    "95% t interval; without ± all seeds agree, or there is one; [ ] is a value's own 95% interval. > marks a lower "
+    "bound. ≡ marks a mean gap within the tolerance that its metric declares ({tolerances}): two one-sided t tests, "
+    "5%. The noise floor is the mean distance of other honest retrains to the oracle of the same run, with its 95% "
+    "interval; † marks a method that lies farther away than they do (permutation test, 5%). Each mark is a test of "
+    "its own; what simulation shows of them is in the repository, benchmarks/results/calibration.txt. Where models of "
+    "a bank are compared, the oracle's line is the null: one part of the bank against another."
 )
 FLOOR = "noise floor"
 NOTHING = "—"
+BELOW = "below its null, nearer the oracles than these are to each other: a flag, no win"
 
 
 @dataclass(frozen=True)
@@ -75,34 +88,46 @@ class Section:
 
 @dataclass(frozen=True)
 class Column:
-    """A metric, or its signed gap to the oracle, as a column of the comparison."""
+    """A metric, its signed gap to the oracle, or its part in ``whole``, a mean of absolute gaps, as a column of the
+    comparison."""
 
     metric: Metric
     gap: bool = False
+    whole: Metric | None = None
 
     @property
     def name(self) -> str:
-        return self.metric.name + "_gap" * self.gap
+        return self.metric.name + ("_distance" if self.whole else "_gap" * self.gap)
 
 
 @functools.lru_cache(maxsize=1)  # every file of a report shows it
 def comparison(results: Results) -> pd.DataFrame:
     """The one tidy table: dataset, scenario, method, metric, mean, std, low, high, n, note (see `summary_table`).
 
-    Signed gaps to the oracle stand in it as metrics named ``<name>_gap``. Values that belong to a machine are empty
-    where machines mix.
+    Signed gaps to the oracle stand in it as metrics named ``<name>_gap``, absolute ones as ``<name>_distance``. Values
+    that belong to a machine are empty where machines mix.
     """
     values = refuse_mixed_devices(results.values, results.metrics)
-    return summary_table(pd.concat([values, paired_gaps(values, results.metrics)], ignore_index=True))
+    gaps = [paired_gaps(values, results.metrics), distances(values, results.metrics)]
+    return summary_table(pd.concat([values, *gaps], ignore_index=True))
+
+
+def legend(results: Results, best: str) -> str:
+    """What the marks of the tables mean; ``best`` says how the best method is marked."""
+    declared = {
+        f"{FAMILIES[metric.family].lower()} {tolerance_in_words(metric)}": None
+        for metric in results.metrics.values()
+        if metric.tolerance
+    }
+    return LEGEND.format(best=best, tolerances=", ".join(declared) or "here none does")
 
 
 def sections(results: Results, *, brief: bool = False) -> Iterator[Section]:
     """One section per dataset and scenario, in the suite's order; ``brief``: the headline metrics and their gaps."""
     roles = dict(zip(results.values["method"], results.values["role"], strict=True))
-    thresholds = results.floors.set_index(["dataset", "scenario", "metric"])
+    floors = results.floors.set_index(["dataset", "scenario", "metric"])
     verdicts = overall(results.controls).set_index(["dataset", "scenario", "metric"])
-    tested = equivalence(results)[["dataset", "scenario", "method", "metric", "p"]]
-    within = list(tested.itertuples(index=False, name=None))
+    tested = gaps(results)
     for (dataset, scenario), table in comparison(results).groupby(["dataset", "scenario"], sort=False):
         values = results.values.query("dataset == @dataset and scenario == @scenario")
         found = Found(Stat)
@@ -111,9 +136,9 @@ def sections(results: Results, *, brief: bool = False) -> Iterator[Section]:
         here = Context(
             {str(method): roles[method] for method in table["method"].unique()},
             found,
-            _here(thresholds["floor"], dataset, scenario),
+            _here(pd.Series([Floor(*line) for line in floors.itertuples(index=False)], floors.index, dtype=object), dataset, scenario),
             _here(verdicts.apply(tuple, axis=1), dataset, scenario) if len(verdicts) else {},
-            {(m, n) for d, s, m, n, p in within if (d, s) == (dataset, scenario) and p < ALPHA},
+            _marked(tested.query("dataset == @dataset and scenario == @scenario")),
             set(values.loc[values["stands_for"] == "original", "method"]),
             _facts(results.methods.query("dataset == @dataset and scenario == @scenario")),
         )
@@ -131,23 +156,39 @@ def _facts(methods: pd.DataFrame) -> dict[str, list[str]]:
     }
 
 
+def _marked(tested: pd.DataFrame) -> dict[tuple[str, str], str]:
+    """By method and metric the marks of the tests that found something."""
+    lines = tested[["method", "metric", "p_equivalent", "p_beyond"]].itertuples(index=False, name=None)
+    return {(m, n): " ≡" * bool(same < ALPHA) + " †" * bool(beyond < ALPHA) for m, n, same, beyond in lines}
+
+
 def _here(by_place: pd.Series, dataset: object, scenario: object) -> dict[str, Any]:
     """The values of one dataset and scenario by metric, of a Series indexed by all three."""
     places = zip(by_place.index.tolist(), by_place.tolist(), strict=True)
     return {str(name): value for (d, s, name), value in places if (d, s) == (dataset, scenario)}
 
 
+class Floor(NamedTuple):
+    """A noise floor: its value, the ends of its interval, and the runs and models behind it."""
+
+    value: float
+    low: float
+    high: float
+    runs: int
+    models: int
+
+
 @dataclass(frozen=True)
 class Context:
     """All that is known of one dataset and scenario: roles of the methods in order, what the comparison says, noise
-    floors and verdicts (with their reasons) by metric, which (method, metric) are equivalent to the oracle, which
-    controls are the original, and sentences on each method."""
+    floors and verdicts (with their reasons) by metric, the marks of tests by method and metric, which controls are the
+    original, and sentences on each method."""
 
     roles: Mapping[str, str]
     found: Found
-    floors: Mapping[str, float]
+    floors: Mapping[str, Floor]
     verdicts: Mapping[str, tuple[str, str]]
-    equivalent: set[tuple[str, str]]
+    marks: Mapping[tuple[str, str], str]
     originals: set[str]
     facts: Mapping[str, list[str]]
 
@@ -156,7 +197,7 @@ class Context:
         return _common(*self.facts.values()) if self.facts else []
 
     def trusts(self, column: Column) -> bool:
-        return self.verdicts.get(column.metric.name, ("pass", ""))[0] == "pass"
+        return self.verdicts.get(column.metric.name, ("pass", ""))[0] not in DOUBTED
 
 
 def _title(values: pd.DataFrame, dataset: object, scenario: object) -> str:
@@ -171,6 +212,7 @@ FAMILIES = {
     "relearning": "Relearning",
     "cost": "Cost",
 }
+PARTS = "What {} averages: absolute gaps to the oracle ({})"
 GAPS = "Signed gaps to the oracle (paired by seed, mean and 95% t interval)"
 
 
@@ -178,6 +220,10 @@ def _columns(results: Results, brief: bool) -> dict[str, list[Column]]:
     """The headline first; then, unless ``brief``, everything by family, with the gaps of all."""
     headline = {name: results.metrics[name] for name in results.headline}
     panels = {"Headline": [Column(metric) for metric in headline.values()]} if headline else {}
+    for metric in headline.values():
+        if metric.parts:
+            parts = [results.metrics[name] for name in metric.parts if name in results.metrics]
+            panels[PARTS.format(metric.label, metric.unit)] = [Column(part, whole=metric) for part in parts]
     if headline and brief:
         return panels | {GAPS: [Column(metric, gap=True) for metric in gap_metrics(headline)]}
     for family, title in FAMILIES.items():
@@ -204,17 +250,19 @@ def _panel(title: str, columns: list[Column], here: Context) -> Panel:
     columns = [c for c in columns if any((method, c.name) in found for method in roles)]
     kept = [c for c in columns if any(found[method, c.name].n for method in roles)]
     kept = kept or [c for c in columns if not c.gap]  # where nothing worked, that is what the table shows
-    best: dict[Column, set[str]] = {c: _best(c, roles, found) if here.trusts(c) else set() for c in kept}
+    best, below = {c: _best(c, here) for c in kept}, {c: _below_null(c, here) for c in kept}
     common = {c: _common(*(_sentences(found[m, c.name]) for m in roles if found[m, c.name].n)) for c in kept}
     letters: dict[str, str] = {}
     lines = []
     for method, role in roles.items():
         cells = {c: found[method, c.name] for c in kept}
         own = {c: [s for s in _sentences(cell) if s not in common[c]] for c, cell in cells.items()}
+        for c in (c for c in kept if method in below[c]):
+            own[c].append(BELOW)
         shared = _common(*own.values())
         entries = [
             Entry(
-                _text(c, cell) + " ≡" * (c.gap and (method, c.metric.name) in here.equivalent),
+                _text(c, cell) + here.marks.get((method, c.metric.name), "") * _is_gap(c),
                 method in best[c],
                 _mark(letters, [s for s in own[c] if s not in shared]),
             )
@@ -227,18 +275,27 @@ def _panel(title: str, columns: list[Column], here: Context) -> Panel:
         lines.append(Line(FLOOR, "floor", "", [Entry(bound) for bound in bounds]))
     notes = [(letter, clean(sentence, 200)) for sentence, letter in letters.items()]
     notes += [("", clean(sentence, 300)) for sentence in _grouped({c: "; ".join(common[c]) for c in kept})]
+    notes += [("", clean(sentence, 300)) for sentence in _grouped(_behind(kept, here.floors))]
     notes += [("", clean(f"Without {sentence}", 300)) for sentence in _grouped(_dropped(columns, kept, roles, found))]
     notes += [("", clean(sentence, 300)) for sentence in _controls(kept, here)]
     notes += [("", clean(sentence, 400)) for sentence in _untrusted(kept, here)]
     return Panel(title, [(clean(c.metric.label, 40), _unit(c)) for c in kept], lines, notes)
 
 
-def _bound(column: Column, floors: Mapping[str, float]) -> str:
+def _is_gap(column: Column) -> bool:
+    """Whether it shows a distance to the oracle, as the noise floor and the marks of tests are about."""
+    return column.gap or (column.metric.relative and not column.whole)
+
+
+def _bound(column: Column, floors: Mapping[str, Floor]) -> str:
     """The noise floor of a gap, or of a metric that is itself a distance to the oracle."""
     floor = floors.get(column.metric.name)
-    if floor is None or not (column.gap or column.metric.relative):
-        return ""
-    return "±" * column.gap + quantity(floor, math.nan, column.metric)
+    return interval(floor.value, floor.low, floor.high, column.metric) if floor and _is_gap(column) else ""
+
+
+def _behind(kept: list[Column], floors: Mapping[str, Floor]) -> dict[Column, str]:
+    found = {c: floors[c.metric.name] for c in kept if c.metric.name in floors and _is_gap(c)}
+    return {c: f"the noise floor rests on {floor.models} models in {floor.runs} runs" for c, floor in found.items()}
 
 
 def _untrusted(kept: list[Column], here: Context) -> Iterator[str]:
@@ -286,7 +343,7 @@ def _controls(kept: list[Column], here: Context) -> Iterator[str]:
     for column in kept:
         if column.metric.family == "oracle-distance" and not column.gap and column.metric.better != "oracle":
             rivals = [name for name, role in here.roles.items() if role == "method" or name in here.originals]
-            scores = {method: _score(column, method, here.roles, here.found) for method in rivals}
+            scores = {method: _score(column, method, here.found) for method in rivals}
             scores = {method: score for method, score in scores.items() if not math.isnan(score)}
             first = min(scores, key=scores.__getitem__, default="")
             if first in here.originals:
@@ -296,23 +353,31 @@ def _controls(kept: list[Column], here: Context) -> Iterator[str]:
                 )
 
 
-def _score(column: Column, method: str, roles: Mapping[str, str], found: Found) -> float:
-    """What the best method has least of; NaN without a value, and where one is a lower bound. Of a metric that should
-    be near the oracle's the gap of the runs that both have, where there is one."""
-    own = found[method, column.name]
-    if column.gap or column.metric.better != "oracle":
-        score = abs(own.mean) if column.gap else -own.mean if column.metric.better == "high" else own.mean
-        return math.nan if own.note.startswith(">") else score
-    oracle = found[next((name for name, role in roles.items() if role == "oracle"), ""), column.name]
-    if own.note.startswith(">") or oracle.note.startswith(">"):
-        return math.nan
-    gap = (method, f"{column.name}_gap")
-    return abs(found[gap].mean if gap in found else own.mean - oracle.mean)
+def _score(column: Column, method: str, found: Found) -> float:
+    """What the best method has least of, on average over the runs; NaN without a value, and where one is a lower bound.
+    Of a metric that should be near the oracle's it is the mean distance."""
+    name = column.metric.name
+    own = found[method, f"{name}_distance" if column.metric.better == "oracle" else name]
+    return math.nan if own.note.startswith(">") else -own.mean if column.metric.better == "high" else own.mean
 
 
-def _best(column: Column, roles: Mapping[str, str], found: Found) -> set[str]:
-    """The best methods; those that print the same number are equally good."""
-    scores = {method: _score(column, method, roles, found) for method, role in roles.items() if role == "method"}
+def _below_null(column: Column, here: Context) -> set[str]:
+    """Of a distance between banks of models, the methods that come out nearer the oracles than these are apart."""
+    metric = column.metric
+    if not metric.of_split or metric.family != "oracle-distance" or metric.better == "oracle":
+        return set()
+    scores = {method: _score(column, method, here.found) for method in here.roles}
+    null = next((scores[method] for method, role in here.roles.items() if role == "oracle"), math.nan)
+    return {method for method, role in here.roles.items() if role != "oracle" and scores[method] < null}
+
+
+def _best(column: Column, here: Context) -> set[str]:
+    """The best methods; those that print the same number are equally good. None where the controls speak against the
+    metric, and none below its null."""
+    if not here.trusts(column) or column.whole:
+        return set()
+    rivals = [name for name, role in here.roles.items() if role == "method" and name not in _below_null(column, here)]
+    scores = {method: _score(column, method, here.found) for method in rivals}
     scores = {method: score for method, score in scores.items() if not math.isnan(score)}
     first = quantity(min(scores.values(), default=0.0), math.nan, column.metric)
     return {method for method, score in scores.items() if quantity(score, math.nan, column.metric) == first}
@@ -321,34 +386,17 @@ def _best(column: Column, roles: Mapping[str, str], found: Found) -> set[str]:
 def _text(column: Column, cell: Stat) -> str:
     if not cell.n:
         return NOTHING
+    if column.whole:
+        share = column.whole.parts[column.metric.name]
+        return quantity(share * cell.mean, share * cell.std, column.whole)
     spread = (cell.high - cell.low) / 2 if column.gap else cell.std
     if cell.n == 1 and not column.gap and not math.isnan(cell.low):
-        mean, low, high = (quantity(x, math.nan, column.metric) for x in (cell.mean, cell.low, cell.high))
-        return f"{mean} [{low}, {high}]"
+        return interval(cell.mean, cell.low, cell.high, column.metric)
     return ">" * cell.note.startswith(">") + quantity(cell.mean, spread, column.metric, sign="+" * column.gap)
 
 
-def quantity(mean: float, spread: float, metric: Metric, sign: str = "") -> str:
-    """``mean ± spread`` as printed: seconds and large numbers with 3 significant digits, others as the metric says."""
-    scales = ((1e9, 1e9, "G"), (1e6, 1e6, "M"), (1e4, 1e3, "k"), (0.0, 1.0, ""))
-    _, scale, suffix = next(entry for entry in scales if abs(mean) >= entry[0])
-    mean, spread = mean / scale, spread / scale
-    if metric.unit == "s" and 0 < abs(mean) < 5e-4 and not sign:
-        return "<0.001"
-    places = metric.digits
-    if suffix or metric.unit == "s":
-        places = min(3, max(0, 2 - math.floor(math.log10(abs(mean))))) if mean else 0
-    mean = round(mean, places) + 0.0  # no minus sign before a zero
-    text = f"{mean:{sign if mean else ''},.{places}f}{suffix}"
-    return text if math.isnan(spread) or spread == 0 else f"{text} ± {spread:,.{places}f}{suffix}"
-
-
 def _unit(column: Column) -> str:
+    if column.whole:
+        return ARROWS["low"]
     unit = f"({clean(column.metric.unit, 12)}) " if column.metric.unit else ""
     return unit + ARROWS["oracle" if column.gap else column.metric.better]
-
-
-def clean(text: object, limit: int) -> str:
-    """One printable line of at most ``limit`` characters. Names and error messages are other people's text."""
-    line = " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())
-    return line if len(line) <= limit else line[: limit - 1] + "…"

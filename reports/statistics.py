@@ -7,46 +7,84 @@ import functools
 import numpy as np
 import pandas as pd
 
-from unlearnbench.judge.inference import equivalent, paired_tests, variance_components
+from unlearnbench.judge.floor import by_run, has_floor
+from unlearnbench.judge.inference import beyond, equivalent, paired_tests, variance_components
 from unlearnbench.judge.ranking import rank_stability, ranks
 from unlearnbench.judge.results import Results
-from unlearnbench.judge.stats import crossed, paired_gaps
-from unlearnbench.judge.validation import COLUMNS, ORDER, overall
+from unlearnbench.judge.stats import crossed, with_scores
+from unlearnbench.judge.validation import COLUMNS, DOUBTED, ORDER, overall
 from unlearnbench.plan.spec import Metric
 
-MARKS = {"pass": "pass", "fail": "FAIL", "uninformative": "uninformative"}
+MARKS = {"fail": "FAIL"}  # what stands out
 
 
 def statistics(results: Results) -> dict[str, pd.DataFrame]:
-    """Tidy tables by name: ``controls`` (metric x control), ``equivalence`` (the noise floors and the test of each
+    """Tidy tables by name: ``controls`` (metric x control), ``gaps`` (tolerances, noise floors and the tests of each
     method), ``ranks``, ``tests`` and ``variance``."""
     metric = ranking_metric(results)
     return {
         "controls": results.controls,
-        "equivalence": equivalence(results),
+        "gaps": gaps(results),
         "ranks": pd.DataFrame() if metric is None else _ranks(ranking_values(results, metric), metric),
         "tests": pd.DataFrame() if metric is None else paired_tests(ranking_values(results, metric), metric),
         "variance": variance_components(results.values),
     }
 
 
+GAPS = [
+    "dataset", "scenario", "method", "metric", "n", "gap", "tolerance", "p_equivalent",
+    "distance", "floor", "floor_low", "floor_high", "models", "p_beyond",
+]  # fmt: skip
+
+
 @functools.lru_cache(maxsize=1)  # every file of a report marks it
-def equivalence(results: Results) -> pd.DataFrame:
-    """Of each method and metric with a gap: the noise ``floor``, the ``pairs`` of retrains behind it, and the p value
-    of the claim that the mean gap lies within it; none where a gap is a lower bound, or runs are not independent."""
-    gaps = paired_gaps(results.values, results.metrics)
-    gaps["censored"] = gaps["note"].fillna("").str.startswith(">")
-    known = {line[:3]: line[3:5] for line in results.floors.itertuples(index=False, name=None)}
-    columns = ["dataset", "scenario", "method", "metric", "floor", "pairs", "p"]
+def gaps(results: Results) -> pd.DataFrame:
+    """What is known of each method's distance to the oracle, by metric (`GAPS`), over ``n`` runs.
+
+    ``gap`` is the mean signed gap, ``p_equivalent`` the p value of the claim that it lies within the ``tolerance``
+    (`inference.equivalent`). ``distance`` is the mean absolute gap, or the mean of a metric that is a distance itself;
+    ``floor`` is the same of honest retrains (`floor.floors`), and ``p_beyond`` the p value of the claim that the method
+    lies farther away than they do (`inference.beyond`). There is no p where a value is a lower bound, or runs are not
+    independent.
+    """
+    metrics = {name: metric for name, metric in results.metrics.items() if has_floor(metric)}
+    scored = with_scores(results.values, metrics)
+    known = {(d, s, m): rest for d, s, m, *rest in results.floors.itertuples(index=False, name=None)}
+    retrains = by_run(results.honest, controls=True)
     lines = []
-    for (dataset, scenario, method, name), rows in gaps.groupby(columns[:4], sort=False):
-        place = (dataset, scenario, str(name).removesuffix("_gap"))
-        if place in known and rows["role"].iloc[0] != "oracle":
-            floor, pairs = known[place]
-            unknown = rows["censored"].any() or crossed(zip(rows["split_seed"], rows["seed"], strict=True))
-            p = np.nan if unknown else equivalent(rows["value"], floor)
-            lines.append([dataset, scenario, method, place[2], floor, int(pairs), p])
-    return pd.DataFrame(lines, columns=columns)
+    for (dataset, scenario, method, name), rows in scored[scored["role"] != "oracle"].groupby(GAPS[:4], sort=False):
+        place, metric = (str(dataset), str(scenario), str(name)), metrics[str(name)]
+        runs = list(zip(rows["split_seed"], rows["seed"], strict=True))
+        sign = -1 if metric.better == "high" else 1
+        floor, low, high, _, models = known.get(place, NO_FLOOR)
+        line = dict.fromkeys(GAPS, np.nan) | dict(zip(GAPS, (*place[:2], method, name), strict=False))
+        line |= {"n": int(rows["score"].notna().sum()), "distance": sign * rows["score"].mean(), "models": models}
+        line |= {"floor": floor, "floor_low": low, "floor_high": high}
+        testable = not rows["note"].str.startswith(">").any() and not crossed(runs)
+        if not metric.relative:
+            line["gap"] = rows["gap"].mean()
+            if metric.tolerance:
+                line["tolerance"] = tolerance_in_words(metric)
+                if testable:
+                    line["p_equivalent"] = equivalent(rows["value"], rows["oracle"], metric.tolerance)
+        if testable and rows["stands_for"].iloc[0] != "retrained":  # these are the ones that it is held against
+            others = retrains.get(place, {})
+            line["p_beyond"] = beyond(rows["score"].to_list(), [others.get(run, []) for run in runs])
+        lines.append(line)
+    return pd.DataFrame(lines, columns=GAPS)
+
+
+NO_FLOOR = (np.nan, np.nan, np.nan, 0, 0)
+
+
+def tolerance_in_words(metric: Metric) -> str:
+    """``"1 point"``, ``"0.02"`` or ``"10% of the oracle's"``; "" where none is declared."""
+    tolerance = metric.tolerance
+    if tolerance is None:
+        return ""
+    if tolerance.of_oracle:
+        return f"{tolerance.amount:.0%} of the oracle's"
+    return f"{tolerance.amount:g}" + f" point{'s' * (tolerance.amount != 1)}" * (metric.unit == "%")
 
 
 def ranking_metric(results: Results) -> Metric | None:
@@ -56,9 +94,9 @@ def ranking_metric(results: Results) -> Metric | None:
 
 
 def ranking_values(results: Results, metric: Metric) -> pd.DataFrame:
-    """The values without those scenarios in which the metric does not pass its controls."""
+    """The values without those scenarios in which the controls speak against the metric."""
     verdicts = overall(results.controls)
-    failed = verdicts[(verdicts["verdict"] != "pass") & (verdicts["metric"] == metric.name)]
+    failed = verdicts[verdicts["verdict"].isin(DOUBTED) & (verdicts["metric"] == metric.name)]
     keys = set(zip(failed["dataset"], failed["scenario"], strict=True))
     kept = [pair not in keys for pair in zip(results.values["dataset"], results.values["scenario"], strict=True)]
     return results.values[np.array(kept, dtype=bool)]
@@ -71,6 +109,11 @@ def _ranks(values: pd.DataFrame, metric: Metric) -> pd.DataFrame:
     return pd.concat([table, absent], ignore_index=True)
 
 
+def _worst(verdicts: pd.Series) -> str:
+    worst = min(verdicts, key=ORDER.__getitem__)
+    return MARKS.get(worst, worst)
+
+
 def control_table(results: Results) -> pd.DataFrame:
     """Metric x control of the headline: one line per dataset, scenario and metric, a column per control, and why."""
     verdicts = results.controls
@@ -79,7 +122,7 @@ def control_table(results: Results) -> pd.DataFrame:
         return pd.DataFrame(columns=["dataset", "scenario", "metric", "verdict", "reason"])
     wide = verdicts.pivot_table(
         index=["dataset", "scenario", "metric"], columns="control", sort=False,
-        values="verdict", aggfunc=lambda found: MARKS[min(found, key=ORDER.__getitem__)],
+        values="verdict", aggfunc=_worst,
     )  # fmt: skip
     wide = wide[[name for name in results.values["method"].unique() if name in wide.columns]]
     wide = wide.rename(columns=lambda name: f"{name} (control)" if name in COLUMNS else name)  # names are anybody's

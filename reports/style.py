@@ -20,7 +20,7 @@ from unlearnbench.judge.stats import SINGLE, runs_in_words
 from unlearnbench.judge.validation import overall
 from unlearnbench.plan.spec import Metric
 
-from .panels import clean
+from .printed import clean
 
 # seaborn's "colorblind" palette by contrast, without its grey (the oracle and the controls are grey) and without its
 # pale pink and yellow (too weak for a line on white).
@@ -104,7 +104,7 @@ def doubt(results: Results, rows: pd.DataFrame, metric: str) -> str:
     """What the controls have against a metric in the dataset and scenario of ``rows``, for a title; mostly nothing."""
     verdicts = overall(results.controls).set_index(["dataset", "scenario", "metric"])["verdict"]
     verdict = verdicts.get((rows["dataset"].iloc[0], rows["scenario"].iloc[0], metric), "pass")
-    return {"pass": "", "fail": " (unreliable here)", "uninformative": " (uninformative here)"}[verdict]
+    return {"fail": " (unreliable here)", "uninformative": " (uninformative here)"}.get(verdict, "")
 
 
 def label(text: object, limit: int = 30) -> str:

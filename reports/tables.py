@@ -13,11 +13,12 @@ from rich.table import Table
 from rich.text import Text
 
 from unlearnbench.judge.results import Results
-from unlearnbench.judge.validation import overall
+from unlearnbench.judge.validation import DOUBTED, overall
 from unlearnbench.plan.cards import card
 from unlearnbench.plan.spec import UnlearnBenchError
 
-from .panels import LEGEND, Entry, Line, Panel, clean, comparison, sections
+from .panels import Entry, Line, Panel, comparison, legend, sections
+from .printed import clean
 from .statistics import control_table
 
 __all__ = ["comparison", "controls", "latex", "markdown", "methods", "terminal"]
@@ -27,8 +28,9 @@ ROLE_STYLES = {"oracle": "", "method": "", "control": "dim", "floor": "italic di
 CONTROLS = (
     "Controls are models of which the truth is known: the original untouched, an honest retrain, useless models. "
     "*pass*: the metric puts the control where it belongs; *FAIL*: it does not, so nothing can be concluded from it in "
-    "this scenario; *uninformative*: it cannot tell the original from the oracle there, whatever it ranks first. Of a "
-    "control without an entry nothing is expected."
+    "this scenario; *uninformative*: it cannot tell the original from the oracle there, whatever it ranks first; *not "
+    "contradicted*: no test tells an honest retrain from others, which proves nothing; *not tested*: too few runs or "
+    "retrains for a test. Each test errs in one of twenty cases. Of a control without an entry nothing is expected."
 )
 UNNAMED = ("method", "floor")  # roles that the name of a line need not repeat
 
@@ -57,8 +59,8 @@ def terminal(results: Results, width: int = 100, color: bool = False, *, brief: 
                 console.print(Text(_wrapped(f"[{letter}] " if letter else "", sentence, width), style="dim"))
             if panel.notes:
                 console.print()
-    legend = LEGEND.format(best="bold" if color else "marked *") if file.getvalue() else EMPTY
-    console.print(Text(textwrap.fill(legend, width), style="dim"))
+    below = legend(results, "bold" if color else "marked *") if file.getvalue() else EMPTY
+    console.print(Text(textwrap.fill(below, width), style="dim"))
     return "\n".join(line.rstrip() for line in file.getvalue().splitlines()) + "\n"
 
 
@@ -109,7 +111,7 @@ def markdown(results: Results) -> str:
                 rows = [head, [":--", *("--:" for _ in panel.headers)], *map(_md_line, panel.lines)]
                 blocks.append("\n".join("| " + " | ".join(row) + " |" for row in rows))
             blocks += [_md_marks(letter) + " " * bool(letter) + _md(sentence) for letter, sentence in panel.notes]
-    blocks.append(LEGEND.format(best="bold") if len(blocks) > 1 else EMPTY)
+    blocks.append(legend(results, "bold") if len(blocks) > 1 else EMPTY)
     return "\n\n".join(blocks) + "\n"
 
 
@@ -130,7 +132,7 @@ def _md(text: str) -> str:
 
 def controls(results: Results) -> str:
     """The suite testing itself, in Markdown: headline metric x control, scenario by scenario, and every other metric
-    that did not pass."""
+    that they speak against."""
     blocks = [f"# {_md(clean(results.title, 60))}: where the metrics put the controls", CONTROLS]
     for (dataset, scenario), table in control_table(results).groupby(["dataset", "scenario"], sort=False):
         blocks.append(f"## {_md(clean(f'{dataset} · {scenario}', 120))}")
@@ -139,7 +141,7 @@ def controls(results: Results) -> str:
         rows = [head, [":--" for _ in head], *rows]
         blocks.append("\n".join("| " + " | ".join(row) + " |" for row in rows))
     verdicts = overall(results.controls)
-    others = verdicts[(verdicts["verdict"] != "pass") & ~verdicts["metric"].isin(results.headline)]
+    others = verdicts[verdicts["verdict"].isin(DOUBTED) & ~verdicts["metric"].isin(results.headline)]
     if len(others):
         blocks.append("## Beyond the headline")
         blocks.append("\n".join(
@@ -175,7 +177,8 @@ LATEX = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "%": r"\%", "_": r"\_",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "|": r"\textbar{}", "<": r"\textless{}",
     ">": r"\textgreater{}", '"': "''", "`": "{`}", "-": "{-}",
-    "±": r"$\pm$", "≈": r"$\approx$", "↑": r"$\uparrow$", "↓": r"$\downarrow$", "≡": r"$\equiv$", "·": r"$\cdot$",
+    "†": r"\dag{}", "±": r"$\pm$", "≈": r"$\approx$", "↑": r"$\uparrow$", "↓": r"$\downarrow$", "≡": r"$\equiv$",
+    "·": r"$\cdot$",
     "\N{MULTIPLICATION SIGN}": r"$\times$", "—": "---", "…": r"\ldots{}", "µ": r"$\mu$",
 }  # fmt: skip
 
@@ -200,8 +203,8 @@ def latex(results: Results) -> str:
             ]
             blocks.append("\n".join([r"\medskip\begin{minipage}{\linewidth}\small", *body, r"\end{minipage}\par"]))
             title = []
-    legend = LEGEND.format(best="bold") if len(blocks) > 1 else EMPTY
-    blocks.append(rf"\bigskip{{\footnotesize {_tex(legend)}\par}}")
+    below = legend(results, "bold") if len(blocks) > 1 else EMPTY
+    blocks.append(rf"\bigskip{{\footnotesize {_tex(below)}\par}}")
     return PREAMBLE + "\n\n".join(blocks) + "\n\\end{document}\n"
 
 

@@ -19,10 +19,11 @@ from unlearnbench.data.tensors import Data, Samples
 from unlearnbench.judge.results import CURVE_COLUMNS, VALUE_COLUMNS, Results
 from unlearnbench.plan import registry
 from unlearnbench.plan.arrays import Arrays
-from unlearnbench.plan.spec import Metric
+from unlearnbench.plan.spec import Metric, Tolerance
 
 GOLDEN = Path(__file__).parent / "golden"
 ROW = [*VALUE_COLUMNS[1:11], "status"]  # the columns that rows.csv shares with VALUE_COLUMNS
+PARTS = {"fa": 1.0, "ra": 1.0, "ta": 1.0, "mia_lr_loss": 100.0}
 HEADLINE = ["fa", "ra", "ta", "mia_lr_loss", "avg_gap", "relearn_steps", "seconds"]
 
 TINY = """
@@ -112,8 +113,10 @@ def results() -> Results:
     """The stored rows and curves: 6 methods, 3 controls, 2 scenarios, 5 seeds; cells of metrics are ``value|note``."""
     metrics = {}
     for record in pd.read_csv(GOLDEN / "records.csv").to_dict("records"):
-        needs = {"oracle": 1} if record.pop("relative") else {}
-        metrics[str(record["name"])] = Metric(**record, fn=lambda *_: 0.0, doc="", needs=needs)  # type: ignore[arg-type]
+        more: dict[str, Any] = {"needs": {"oracle": 1} if record.pop("relative") else {}}
+        more["tolerance"] = {"utility": Tolerance(1.0), "leakage": Tolerance(0.02)}.get(record["family"])
+        more["parts"] = PARTS if record["name"] == "avg_gap" else {}
+        metrics[str(record["name"])] = Metric(**record, **more, fn=lambda *_: 0.0, doc="")  # type: ignore[arg-type]
     values = pd.read_csv(GOLDEN / "rows.csv", keep_default_na=False)
     values = values.melt(ROW, var_name="metric", value_name="cell")
     values[["value", "note"]] = values["cell"].str.split("|", expand=True)

@@ -265,6 +265,7 @@ def validate(results: Path = DEFAULT_RESULTS, *suites: str) -> int:
     from unlearnbench_reports import control_table
 
     from unlearnbench import api
+    from unlearnbench.judge.validation import DOUBTED
 
     failed = 0
     for suite in _chosen(suites, results):
@@ -272,7 +273,7 @@ def validate(results: Path = DEFAULT_RESULTS, *suites: str) -> int:
         for (dataset, scenario), rows in table.groupby(["dataset", "scenario"], sort=False):
             print(f"{suite}: {dataset} {scenario}")
             print(rows.drop(columns=["dataset", "scenario", "reason"]).to_string(index=False))
-            for row in rows[rows["verdict"] != "pass"].itertuples():
+            for row in rows[rows["verdict"].isin(DOUBTED)].itertuples():
                 print(f"  {row.metric}: {row.verdict}: {row.reason}")
             print()
         failed += int((table["verdict"] == "fail").sum())

@@ -1,8 +1,7 @@
-"""Inference: closed forms of variance components, noise floor and equivalence, and wrong versions that must fail."""
+"""Inference: variance components, equivalence, the test against honest retrains, and wrong versions that must fail."""
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -13,14 +12,9 @@ import pytest
 from inference_cases import NAN, SHARED, kills, only, values
 from scipy import stats
 
-from unlearnbench.judge.inference import (
-    PAIRED,
-    equivalent,
-    noise_floor,
-    variance_components,
-)
+from unlearnbench.judge.inference import PAIRED, beyond, equivalent, variance_components
 from unlearnbench.judge.results import VALUE_COLUMNS
-from unlearnbench.plan.spec import Empty
+from unlearnbench.plan.spec import Tolerance
 
 # --- variance components ---------------------------------------------------------------------------------------------
 
@@ -132,54 +126,13 @@ def test_components_of_each_method_and_metric_in_order() -> None:
     assert only(variance_components(GRID.sample(frac=1, random_state=1)))["split_seed"] == pytest.approx(2)
 
 
-# --- noise floor -----------------------------------------------------------------------------------------------------
-
-
-def check_floor(fn: Callable[[list[list[float]]], float | Empty]) -> None:
-    assert fn([[0, 1]]) == 1
-    assert fn([[5, 2]]) == 3
-    assert fn([[0, 1], [100, 101]]) == 1  # pairs stay within their group
-    # distances 1, 3, 2: the 95th percentile lies .9 of the way from 2 to 3
-    assert fn([[0, 1, 3]]) == pytest.approx(2.9)
-    assert fn([[0.5, 0.5, 0.5]]) == 0
-
-
-def floor(
-    groups: list[list[float]], share: float = 0.95, across: bool = False, signed: bool = False, selves: bool = False
-) -> float:
-    groups = [list(itertools.chain.from_iterable(groups))] if across else groups
-    pairs = itertools.combinations_with_replacement if selves else itertools.combinations
-    found = [b - a if signed else abs(a - b) for group in groups for a, b in pairs(group, 2)]
-    return float(np.quantile(found, share))
-
-
-def test_noise_floor_in_closed_form() -> None:
-    check_floor(noise_floor)
-
-
-@pytest.mark.parametrize("wrong", [{"share": 1.0}, {"across": True}, {"signed": True}, {"selves": True}])
-def test_wrong_noise_floors(wrong: dict[str, Any]) -> None:
-    kills(check_floor, lambda groups: floor(groups, **wrong))
-
-
-def test_noise_floor_of_many_normal_retrainings_is_that_of_their_differences() -> None:
-    x = np.random.default_rng(0).normal(size=400)
-    assert noise_floor([x]) == pytest.approx(1.959964 * 2**0.5, rel=0.05)
-    assert noise_floor([x + 9]) == pytest.approx(noise_floor([x[::-1]]))
-
-
-@pytest.mark.parametrize("groups", [[], [[]], [[1.0]], [[1.0], [2.0]], [[1.0, NAN]]])
-def test_without_a_pair_there_is_no_noise_floor(groups: list[list[float]]) -> None:
-    assert noise_floor(groups) == Empty("small_bank", "no two retrained on the same split")
-
-
-def test_empty_values_drop_out_of_the_noise_floor() -> None:
-    assert noise_floor([[0, NAN, 4]]) == 4
-
-
 # --- equivalence -----------------------------------------------------------------------------------------------------
 
 GAPS = [0.2, -0.1, 0.4, 0.1, 0.3]
+
+
+def within(gaps: Sequence[float], margin: float) -> float:
+    return equivalent(gaps, [0.0] * len(gaps), Tolerance(margin))
 
 
 def check_equivalent(fn: Callable[[Sequence[float], float], float]) -> None:
@@ -192,9 +145,9 @@ def check_equivalent(fn: Callable[[Sequence[float], float], float]) -> None:
 
 
 def test_equivalence_is_two_one_sided_t_tests() -> None:
-    check_equivalent(equivalent)
+    check_equivalent(within)
     # mean .18, standard error .0860233, t = .32 / .0860233 = 3.719925 with 4 degrees of freedom
-    assert equivalent(GAPS, 0.5) == pytest.approx(0.0102379, abs=1e-7)
+    assert within(GAPS, 0.5) == pytest.approx(0.0102379, abs=1e-7)
 
 
 @pytest.mark.parametrize(
@@ -216,11 +169,26 @@ def test_wrong_equivalences(wrong: Callable[[Sequence[float], float], float]) ->
 
 
 def test_equivalence_falls_with_the_margin_and_ignores_the_sign() -> None:
-    found = [equivalent(GAPS, margin) for margin in (0.0, 0.1, 0.2, 0.5, 2.0)]
+    found = [within(GAPS, margin) for margin in (0.0, 0.1, 0.2, 0.5, 2.0)]
     assert found == sorted(found, reverse=True)
     assert found[0] >= 0.5
     assert found[-1] < 0.001
-    assert equivalent(GAPS, 0.5) == pytest.approx(equivalent([-gap for gap in GAPS], 0.5))
+    assert within(GAPS, 0.5) == pytest.approx(within([-gap for gap in GAPS], 0.5))
+
+
+def test_it_is_of_pairs() -> None:
+    """The planted bug: a test of two independent samples, whose spread is that of the runs."""
+    oracle = [10.0, 50.0, 90.0, 30.0, 70.0]
+    values = [o + gap for o, gap in zip(oracle, GAPS, strict=True)]
+    assert equivalent(values, oracle, Tolerance(0.5)) == pytest.approx(within(GAPS, 0.5))
+
+
+def test_a_share_of_the_oracle_s_value_is_a_margin_of_its_own_in_every_run() -> None:
+    oracle, values = [10.0, 20.0, 30.0, 40.0], [10.5, 20.1, 29.0, 41.0]
+    above = stats.ttest_rel(values, [0.9 * o for o in oracle], alternative="greater").pvalue
+    below = stats.ttest_rel(values, [1.1 * o for o in oracle], alternative="less").pvalue
+    assert equivalent(values, oracle, Tolerance(0.1, of_oracle=True)) == pytest.approx(max(above, below))
+    assert equivalent(values, oracle, Tolerance(0.1)) > 0.3  # .1 of a step is another matter
 
 
 @pytest.mark.parametrize(
@@ -235,21 +203,75 @@ def test_equivalence_falls_with_the_margin_and_ignores_the_sign() -> None:
     ],
 )
 def test_gaps_without_variance_decide_at_once(gaps: list[float], margin: float, p: float) -> None:
-    assert equivalent(gaps, margin) == p
+    assert within(gaps, margin) == p
 
 
 @pytest.mark.parametrize("gaps", [[], [0.0], [0.0, NAN]])
 def test_one_gap_shows_nothing(gaps: list[float]) -> None:
-    assert math.isnan(equivalent(gaps, 1.0))
-
-
-@pytest.mark.parametrize("margin", [-1.0, NAN])
-def test_a_margin_is_a_number_from_0_on(margin: float) -> None:
-    with pytest.raises(ValueError, match="the margin is"):
-        equivalent(GAPS, margin)
+    assert math.isnan(within(gaps, 1.0))
 
 
 def test_at_the_margin_one_in_twenty_passes_for_equivalent() -> None:
+    """The planted bug: the spread of single runs as the margin of a mean lets a bias of 1.5 of them pass."""
     rng = np.random.default_rng(0)
-    passed = [equivalent(rng.normal(1.0, 0.2, size=8), 1.0) < 0.05 for _ in range(2000)]
+    passed = [within(rng.normal(1.0, 0.2, size=8), 1.0) < 0.05 for _ in range(2000)]
     assert np.mean(passed) == pytest.approx(0.05, abs=0.012)
+    wide = [within(rng.normal(1.5, 1.0, size=10), 1.96 * 2**0.5) < 0.05 for _ in range(500)]
+    assert np.mean(wide) > 0.75
+
+
+# --- beyond the noise floor ------------------------------------------------------------------------------------------
+
+
+def test_beyond_counts_the_exchanges_with_honest_retrains() -> None:
+    own, honest = [3.0, 5.0, 4.0], [[1.0, 2.0], [1.0, 6.0], [0.0, 1.0]]
+    sums = [a + b + c for a in (3, 1, 2) for b in (5, 1, 6) for c in (4, 0, 1)]
+    assert beyond(own, honest) == sum(s >= 12 for s in sums) / 27
+    assert beyond([9.0, 9.0, 9.0], honest) == 1 / 27
+    assert beyond([0.0, 0.0, -1.0], honest) == 1.0
+
+
+def test_beyond_is_one_sided_and_by_run() -> None:
+    honest = [[1.0, 1.1, 0.9, 0.8], [100.0, 101.0, 99.0, 98.0]]
+    assert beyond([1.2, 101.5], honest) == 1 / 25  # the planted bug: pooled, 1.2 would be near
+    assert beyond([0.1, 0.1], honest) == 1.0
+
+
+def test_ties_count_as_exchanges_that_are_as_large() -> None:
+    assert beyond([0.1, 0.2, 0.3], [[0.1] * 2, [0.2] * 2, [0.3] * 2]) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("own", "honest"),
+    [
+        ([], []),
+        ([9.0], [[1.0] * 19]),  # 20 exchanges: the smallest p is .05
+        ([9.0, 9.0, 9.0, 9.0], [[1.0]] * 4),  # 16
+        ([9.0, NAN, 9.0], [[1.0, 2.0, 3.0]] * 3),  # 16 without the run that has no value
+        ([9.0] * 9, [[]] * 9),
+        ([9.0] * 9, [[NAN]] * 9),
+    ],
+)
+def test_where_nothing_could_be_found_there_is_no_test(own: list[float], honest: list[list[float]]) -> None:
+    assert math.isnan(beyond(own, honest))
+
+
+def test_of_many_exchanges_some_are_drawn_and_p_is_never_0() -> None:
+    own, honest = [9.0] * 10, [[1.0, 2.0, 3.0]] * 10
+    assert beyond(own, honest) == 1 / 20_001
+    rng = np.random.default_rng(1)
+    own, honest = list(rng.exponential(size=10)), rng.exponential(size=(10, 3)).tolist()
+    assert beyond(own, honest) == pytest.approx(beyond(own, honest, seed=7), abs=0.02)
+
+
+@pytest.mark.parametrize("retrains", [1, 5])
+@pytest.mark.parametrize("draw", ["normal", "exponential"])
+def test_another_honest_retrain_is_told_from_others_in_one_of_twenty(draw: str, retrains: int) -> None:
+    """However skewed, and with a floor that one retrain a run estimates; the distances of a run share its oracle."""
+    rng = np.random.default_rng(0)
+    found = []
+    for _ in range(400):
+        oracle, own, others = (getattr(rng, draw)(size=n) for n in ((8, 1), (8, 1), (8, retrains)))
+        found.append(beyond(np.abs(own - oracle)[:, 0].tolist(), np.abs(others - oracle).tolist()) < 0.05)
+    assert np.mean(found) < 0.05 + 2 * (0.05 * 0.95 / 400) ** 0.5
+    assert np.mean(found) > 0.015

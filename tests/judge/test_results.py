@@ -11,11 +11,13 @@ import pandas as pd
 import pytest
 import torch
 
+from unlearnbench.judge import floor
 from unlearnbench.judge.results import CURVE_COLUMNS, VALUE_COLUMNS, Results, gather
 from unlearnbench.measure.scoring import Score
 from unlearnbench.plan.cells import Cell, Plugin, Recipe, Row, Status
 from unlearnbench.plan.spec import Empty, Metric, UnlearnBenchError
 from unlearnbench.plan.suites import Entry, Plan
+from unlearnbench.store import roster
 from unlearnbench.store.folder import Store
 
 CELL = Cell(Plugin("digits"), Plugin("cnn"), Recipe(), Plugin("random"), Plugin("retrain"), 3, 4)
@@ -131,19 +133,22 @@ def test_the_headline_is_the_suite_s_without_what_is_not_registered(results: Res
     assert replace(results, settings={"headline": ["new", "absent", "fa"]}).headline == ["new", "fa"]
 
 
-def test_the_members_of_a_bank_go_along_by_scenario(tmp_path: Path) -> None:
-    store = Store(tmp_path)
-    store.put_bank_scores(CELL.bank_key, {"basis": "b", "values": {"fa": [1.0, 2.5]}})
-    entries = tuple(Entry(cell(method), "random-10", method, "method") for method in ("ours", "other"))
-    made = gather(store, Plan("s", "T", entries, {}, bank=2), METRICS)
-    assert made.retrains.to_dict("records") == [
-        {"dataset": "digits", "scenario": "random-10", "split_seed": 3, "metric": "fa", "value": value}
-        for value in (1.0, 2.5)
+def test_the_members_of_a_bank_go_along_by_scenario_and_run(results: Results, tmp_path: Path) -> None:
+    store, oracle = Store(tmp_path), cell("oracle")
+    for i in range(2):
+        store.put_outputs(roster.key("oracles", oracle, i), {"train": np.zeros((4, 2)), "test": np.zeros((2, 2))})
+    entries = tuple(Entry(oracle, label, "oracle", "oracle", "retrained") for label in ("random-10", "the same"))
+    plan = Plan("s", "T", entries, {}, bank=2)
+    (hand,) = floor.hands(plan, store)
+    store.put_bank_scores(hand.key, {"basis": "b", "values": {"fa": [1.0, 2.5]}})
+    place = {"dataset": "digits", "model": "cnn", "split_seed": 3, "seed": 4, "metric": "fa"}
+    assert gather(store, plan, METRICS).retrains.to_dict("records") == [
+        {**place, "scenario": label, "value": value} for label in ("random-10", "the same") for value in (1.0, 2.5)
     ]
-    assert gather(store, Plan("s", "T", entries, {}), METRICS).retrains.empty  # a suite without a bank
+    assert gather(store, replace(plan, bank=0), METRICS).retrains.empty  # a suite without a bank
 
 
-def test_floors_and_controls_are_computed_once(results: Results, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_retrains_floors_and_controls_are_computed_once(results: Results, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[tuple] = []
 
     def judged(*args: object) -> pd.DataFrame:
@@ -151,7 +156,8 @@ def test_floors_and_controls_are_computed_once(results: Results, monkeypatch: py
         return pd.DataFrame()
 
     monkeypatch.setattr("unlearnbench.judge.results.validate", judged)
+    assert results.honest is results.honest
     assert results.floors is results.floors
     assert results.controls is results.controls
     assert len(calls) == 1
-    assert calls[0][1] is results.floors
+    assert calls[0][1] is results.honest

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
@@ -13,12 +14,14 @@ from unlearnbench.judge.stats import (
     CROSSED,
     SINGLE,
     crossed,
+    distances,
     gap_metrics,
     paired_gaps,
     refuse_mixed_devices,
     runs_in_words,
     summarise,
     summary_table,
+    with_scores,
 )
 from unlearnbench.plan.spec import REASONS, Metric
 
@@ -221,6 +224,30 @@ def test_a_failed_method_keeps_its_own_reason_and_an_attack_its_size() -> None:
 
 def test_only_absolute_metrics_that_aim_at_the_oracle_have_gaps() -> None:
     assert [m.name for m in gap_metrics(METRICS)] == ["fa"]
+
+
+def test_distances_are_absolute_run_by_run() -> None:
+    """The planted bug: the absolute mean gap, 1.33 here, by which scatter about the oracle wins."""
+    lines = distances(PAIRS, METRICS)
+    assert lines[lines["method"] == "camu"].sort_values("seed")["value"].to_list() == [1.0, 2.0, 5.0]
+    assert set(lines["metric"]) == {"fa_distance"}
+    ratio = distances(PAIRS.assign(metric="far"), METRICS)  # a ratio to the oracle's value has a distance, and no gap
+    assert set(ratio["metric"]) == {"far_distance"}
+    assert list(lines.columns) == list(PAIRS.columns)
+
+
+def test_scores_are_what_the_best_has_least_of() -> None:
+    def scores(better: str, frame: pd.DataFrame = PAIRS) -> list[float]:
+        lines = with_scores(frame, {"fa": replace(METRICS["fa"], better=better)})  # type: ignore[arg-type]
+        return lines[lines["method"] == "camu"].sort_values("seed")["score"].to_list()
+
+    values_of_camu = PAIRS[PAIRS["method"] == "camu"].sort_values("seed")["value"].to_list()
+    assert scores("oracle") == [1.0, 2.0, 5.0]
+    assert scores("low") == values_of_camu
+    assert scores("high") == [-value for value in values_of_camu]
+    bounds = PAIRS.assign(note=PAIRS["note"].mask((PAIRS["method"] == "camu") & (PAIRS["seed"] == 1), ">9"))
+    assert [math.isnan(score) for score in scores("oracle", bounds)] == [False, True, False]
+    assert [math.isnan(score) for score in scores("low", bounds)] == [False, True, False]
 
 
 def test_times_of_different_devices_are_refused_and_the_rest_is_kept() -> None:

@@ -18,6 +18,7 @@ from matplotlib.text import Text
 from unlearnbench_reports import figures, is_current, render
 from unlearnbench_reports.style import styles
 
+from unlearnbench.judge.floor import COLUMNS
 from unlearnbench.judge.results import Results
 from unlearnbench.plan.spec import UnlearnBenchError
 
@@ -29,7 +30,7 @@ METHODS = [
 TABLES = [
     "comparison.csv", "comparison.md", "comparison.tex", "comparison.txt",
     "controls.md", "methods.md", "methods.csv",
-    "controls.csv", "equivalence.csv", "ranks.csv", "tests.csv", "variance.csv",
+    "controls.csv", "gaps.csv", "ranks.csv", "tests.csv", "variance.csv",
 ]  # fmt: skip
 
 
@@ -287,10 +288,8 @@ def test_a_report_is_current_until_a_number_changes(small: Results, tmp_path: Pa
     render(small, tmp_path, {"relearning": figures.relearning})
     assert is_current(small, tmp_path)
     assert not is_current(replace(small, values=small.values.assign(value=small.values.value + 1)), tmp_path)
-    pairs = [
-        {"dataset": "digits", "scenario": "random-10", "split_seed": 9, "metric": "ra", "value": x} for x in (1, 9)
-    ]
-    assert not is_current(replace(small, retrains=pd.DataFrame(pairs)), tmp_path)  # another noise floor
+    bank = pd.DataFrame([["digits", "cnn", "random-10", 0, 0, "ra", x] for x in (1.0, 9.0)], columns=COLUMNS)
+    assert not is_current(replace(small, retrains=bank), tmp_path)  # another noise floor
 
 
 @pytest.mark.parametrize("gone", ["comparison.csv", "controls.md", "relearning.png"])

@@ -1,7 +1,8 @@
-"""What the numbers are worth, as tables: which metric ranks, what it leaves out, where gaps are equivalent to none."""
+"""What the numbers are worth, as tables: which metric ranks, what it leaves out, and what tests say of gaps."""
 
 from __future__ import annotations
 
+import itertools
 import warnings
 from dataclasses import replace
 
@@ -10,8 +11,9 @@ import pandas as pd
 import pytest
 from scipy.stats import ttest_1samp
 from unlearnbench_reports.statistics import (
+    GAPS,
     control_table,
-    equivalence,
+    gaps,
     ranking_metric,
     ranking_values,
     statistics,
@@ -31,7 +33,7 @@ def test_the_tables_have_these_names_and_no_warnings(results: Results) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         tables = statistics(results)
-    assert list(tables) == ["controls", "equivalence", "ranks", "tests", "variance"]
+    assert list(tables) == ["controls", "gaps", "ranks", "tests", "variance"]
     assert list(tables["controls"].columns) == ["dataset", "scenario", "metric", "control", "verdict", "reason"]
     assert set(tables["tests"]["metric"]) == {"avg_gap"}
 
@@ -84,47 +86,75 @@ def test_where_it_fails_everywhere_nothing_ranks(results: Results) -> None:
     assert statistics(results)["ranks"].empty
 
 
-def test_equivalence_tests_paired_gaps_against_the_floor(results: Results) -> None:
-    table = equivalence(results)
-    assert list(table.columns) == ["dataset", "scenario", "method", "metric", "floor", "pairs", "p"]
-    assert "retrain" not in set(table["method"])
-    assert set(table["metric"]) <= {name for name, metric in results.metrics.items() if metric.better == "oracle"}
-    frame = results.values.query("metric == 'ta' and scenario == 'random-10'").set_index(["method", "seed"])["value"]
-    floor = np.quantile((frame["retrain"] - frame["retrain_other_seed"]).abs(), 0.95)  # one pair a split
-    gaps = frame["camu"] - frame["retrain"]
-    line = table.query("method == 'camu' and metric == 'ta' and scenario == 'random-10'").iloc[0]
-    assert line["floor"] == pytest.approx(floor)
-    assert line["pairs"] == 5
-    upper, lower = ttest_1samp(gaps, floor, alternative="less"), ttest_1samp(gaps, -floor, alternative="greater")
-    assert line["p"] == pytest.approx(max(upper.pvalue, lower.pvalue))
+def line_of(results: Results, method: str, metric: str, scenario: str = "random-10") -> pd.Series:
+    found = gaps(results).query("method == @method and metric == @metric and scenario == @scenario")
+    assert len(found) == 1
+    return found.iloc[0]
+
+
+def values_of(results: Results, metric: str) -> pd.Series:
+    lines = results.values.query("metric == @metric and scenario == 'random-10'")
+    return lines.set_index(["method", "seed"])["value"]
+
+
+def test_the_table_of_gaps_holds_both_tests_and_what_they_rest_on(results: Results) -> None:
+    assert list(gaps(results).columns) == GAPS
+    assert "retrain" not in set(gaps(results)["method"])
+    ta = values_of(results, "ta")
+    gap, apart = ta["camu"] - ta["retrain"], (ta["retrain_other_seed"] - ta["retrain"]).abs()
+    line = line_of(results, "camu", "ta")
+    assert line["n"] == 5
+    assert line["gap"] == pytest.approx(gap.mean())
+    assert line["distance"] == pytest.approx(gap.abs().mean())
+    assert line["tolerance"] == "1 point"
+    upper, lower = ttest_1samp(gap, 1, alternative="less"), ttest_1samp(gap, -1, alternative="greater")
+    assert line["p_equivalent"] == pytest.approx(max(upper.pvalue, lower.pvalue))
+    assert line["floor"] == pytest.approx(apart.mean())
+    assert line["models"] == 10
+    swaps = [sum(pair[i] for pair, i in zip(zip(gap.abs(), apart, strict=True), signs, strict=True))
+             for signs in itertools.product((0, 1), repeat=5)]  # fmt: skip
+    assert line["p_beyond"] == np.mean(np.array(swaps) >= gap.abs().sum() - 1e-9)
+
+
+def test_a_distance_has_no_signed_gap_and_no_tolerance(results: Results) -> None:
+    line = line_of(results, "camu", "avg_gap")
+    assert line["distance"] == pytest.approx(values_of(results, "avg_gap")["camu"].mean())
+    assert line["floor"] == pytest.approx(values_of(results, "avg_gap")["retrain_other_seed"].mean())
+    assert line[["gap", "tolerance", "p_equivalent"]].isna().all()
+    assert line["p_beyond"] > 0.05
+    assert line_of(results, "gradient_ascent", "avg_gap")["p_beyond"] == 1 / 32
+
+
+def test_a_retrain_is_not_held_against_itself(results: Results) -> None:
+    assert np.isnan(line_of(results, "retrain_other_seed", "avg_gap")["p_beyond"])
+    assert line_of(results, "identity", "avg_gap")["p_beyond"] == 1 / 32
 
 
 def test_of_a_single_seed_there_is_no_test(results: Results) -> None:
     one = replace(results, values=results.values[results.values["seed"] == 0])
-    assert equivalence(one)["p"].isna().all()
+    assert gaps(one)[["p_equivalent", "p_beyond"]].isna().all(axis=None)
 
 
 def test_without_a_second_retrain_there_is_no_floor_to_test_against(results: Results) -> None:
     values = results.values[results.values["method"] != "retrain_other_seed"]
-    assert equivalence(replace(results, values=values)).empty
+    alone = gaps(replace(results, values=values))
+    assert alone[["floor", "p_beyond"]].isna().all(axis=None)
+    assert alone["p_equivalent"].notna().any()  # the tolerance was declared beforehand
 
 
-def test_nothing_is_equivalent_where_a_gap_is_a_lower_bound_or_runs_are_not_independent(results: Results) -> None:
+def test_nothing_is_tested_where_a_gap_is_a_lower_bound_or_runs_are_not_independent(results: Results) -> None:
     """The planted bug: the seeds that lie far outside are the censored ones, and the others alone are tested."""
 
-    def p(found: Results) -> float:
-        line = equivalence(found).query("method == 'camu' and metric == 'ta' and scenario == 'random-10'")
-        return float(line["p"].iloc[0])
+    def tested(found: Results) -> list[bool]:
+        return line_of(found, "camu", "ta")[["p_equivalent", "p_beyond"]].notna().to_list()
 
-    assert not np.isnan(p(results))
+    assert tested(results) == [True, True]
     frame = results.values.copy()
     lines = (frame["metric"] == "ta") & (frame["method"] == "camu") & (frame["scenario"] == "random-10")
     frame.loc[lines & (frame["seed"] == 4), "note"] = ">99"
-    assert np.isnan(p(replace(results, values=frame)))
-    again = results.values.assign(split_seed=results.values["split_seed"] + 10)
-    assert np.isnan(
-        p(replace(results, values=pd.concat([results.values.assign(split_seed=0), again.assign(split_seed=1)])))
-    )
+    assert tested(replace(results, values=frame)) == [False, False]
+    crossed = pd.concat([results.values.assign(split_seed=split) for split in (0, 1)])
+    assert tested(replace(results, values=crossed)) == [False, False]
 
 
 def test_the_control_table_has_the_headline_and_a_column_a_control(results: Results) -> None:
@@ -135,11 +165,8 @@ def test_the_control_table_has_the_headline_and_a_column_a_control(results: Resu
         ("random-10", "class-0"), results.headline
     )
     lines = {(line["scenario"], line["metric"]): [line[c] for c in controls] for line in table.to_dict("records")}
-    assert lines["random-10", "ra"] == [
-        "",
-        "",
-        "pass",
-    ]  # of identity nothing is expected, nor without a bank of retrains
+    assert lines["random-10", "ra"] == ["pass", "pass", "pass"]
+    assert lines["random-10", "avg_gap"] == ["pass", "", "pass"]  # without a bank nothing is known of retrains
     assert lines["class-0", "seconds"] == ["pass", "pass", ""]
 
 

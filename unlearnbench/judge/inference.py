@@ -1,31 +1,29 @@
 """Inference across seeds, blocks and suites: what a difference between methods is worth. All on `Results.values`.
 
 A *run* is a pair of split seed and seed (of one model). A *block* is a dataset and scenario; frames of several suites
-may be joined as long as their blocks differ. A *score* is what the best method has least of: the distance to the
-oracle's value of the same run where a metric's ``better`` is ``"oracle"``, the value where it is ``"low"``, its
-negative where it is ``"high"``. Distances are taken run by run and averaged after that, so a method that scatters
-around the oracle does not pass for one that meets it. Only methods compete, neither oracles nor controls, and a
-censored value counts as none: a lower bound can be neither averaged nor ranked.
+may be joined as long as their blocks differ. A *score* is what the best method has least of (`stats.with_scores`).
+Distances to the oracle are taken run by run and averaged after that, so a method that scatters around the oracle does
+not pass for one that meets it. Only methods compete, neither oracles nor controls.
 """
 
 from __future__ import annotations
 
 import functools
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
-from unlearnbench.judge.stats import KEY, crossed, paired_gaps, summarise
-from unlearnbench.plan.spec import Empty, Metric
+from unlearnbench.judge.stats import KEY, crossed, with_scores
+from unlearnbench.plan.spec import Metric, Tolerance
 
 ALPHA = 0.05
 RUN = ["model", "split_seed", "seed"]
 EXACT_UP_TO = 16  # differences whose 2^n signs are all tried
-DRAWS = 20_000  # of signs, where there are more
+DRAWS = 20_000  # of signs or exchanges, where there are more
 
 Block = tuple[str, str]
 
@@ -99,41 +97,61 @@ def _two_way(grid: np.ndarray) -> np.ndarray:
 # --- what counts as no difference ------------------------------------------------------------------------------------
 
 
-def noise_floor(groups: Iterable[Iterable[float]]) -> float | Empty:
-    """How far two honest retrainings differ: the 95th percentile of |a - b| over all pairs within each group.
+def equivalent(values: Iterable[float], oracle: Iterable[float], tolerance: Tolerance) -> float:
+    """p of two one-sided t tests (Schuirmann 1987; not read) that the mean of ``values`` lies within ``tolerance`` of
+    the mean of ``oracle``, paired by run.
 
-    A group holds one metric of the models retrained on one split; NaN drops out. Without a pair
-    ``Empty("small_bank")``. Pairs share models, and few models find it too small: of normal values, whose true
-    percentile is 2.77 standard deviations, 5 models give 2.1 on average, 10 give 2.5 and 30 give 2.7.
+    Below `ALPHA` the method is equivalent to the oracle, up to that tolerance. Tested are the differences value -
+    oracle ± amount or, where the tolerance is a share of the oracle's value, value - (1 ± amount)·oracle: the larger of
+    the two p counts. A pair with a NaN drops out; p is NaN for fewer than two pairs. Differences without variance
+    decide at once. At the tolerance a method passes in 5% of cases if its gaps are normal; skewed gaps of few runs pass
+    more often (benchmarks/calibration.py says how often).
     """
-    distances = []
-    for group in groups:
-        x = np.array(list(group), dtype=float)
-        x = x[~np.isnan(x)]
-        distances.append(np.abs(x[:, None] - x)[np.triu_indices(len(x), 1)])
-    pairs = np.concatenate(distances) if distances else np.empty(0)
-    return float(np.quantile(pairs, 0.95)) if len(pairs) else Empty("small_bank", "no two retrained on the same split")
-
-
-def equivalent(gaps: Iterable[float], margin: float) -> float:
-    """p of two one-sided t tests (Schuirmann 1987; not read) that the mean gap lies within ± ``margin``.
-
-    Below `ALPHA` the method is indistinguishable from the oracle, up to that margin. The larger p of H: mean <= -margin
-    and H: mean >= margin counts, on signed gaps paired by run; NaN drops out, and p is NaN for fewer than two. Gaps
-    without variance decide at once: p is 0 if |mean| < margin, else 1. Raises ValueError unless ``margin`` >= 0.
-    """
-    if not margin >= 0:
-        raise ValueError(f"the margin is {margin}, expected a number that is not negative")
-    x = np.array([gap for gap in gaps if not np.isnan(gap)], dtype=float)
+    pairs = np.array(list(zip(values, oracle, strict=True)), dtype=float).reshape(-1, 2)
+    x, o = pairs[~np.isnan(pairs).any(axis=1)].T
     if len(x) < 2:
         return np.nan
+    margin = tolerance.amount * (np.abs(o) if tolerance.of_oracle else 1)
+    return max(_one_sided(x - o + margin), _one_sided(o - x + margin))
+
+
+def _one_sided(x: np.ndarray) -> float:
+    """p of the t test that the mean of ``x`` is at most 0, against above."""
     if not np.ptp(x):
-        return float(abs(x[0]) >= margin)
-    summary = summarise(x)
-    error = summary.std / summary.n**0.5
-    above = stats.t.sf((summary.mean + margin) / error, summary.n - 1)
-    below = stats.t.cdf((summary.mean - margin) / error, summary.n - 1)
-    return float(max(above, below))
+        return float(x[0] <= 0)
+    return float(stats.t.sf(x.mean() / (x.std(ddof=1) / len(x) ** 0.5), len(x) - 1))
+
+
+def beyond(own: Sequence[float], honest: Sequence[Sequence[float]], seed: int = 0) -> float:
+    """p of a permutation test that a method lies no farther from the oracle than honest retrains do.
+
+    ``own`` has the method's distance to the oracle in each run, ``honest`` for each run the distances of other honest
+    retrains to the same oracle. Were the method's model one more honest retrain, it could change places with those of
+    its run: p is the share of all such exchanges, made in each run apart, in which the mean over the runs is at least
+    the method's (of `DRAWS` drawn ones, which count themselves, where there are more). That holds its level whatever
+    the distribution, and however few the retrains. A run without a retrain or with a NaN drops out. p is NaN where not
+    even the largest mean of all would be below `ALPHA`.
+    """
+    runs = [np.array([d, *rest], dtype=float) for d, rest in zip(own, honest, strict=True)]
+    runs = [run[~np.isnan(run)] for run in runs if not np.isnan(run[0])]
+    runs = [run for run in runs if len(run) > 1]
+    sizes = tuple(map(len, runs))
+    if not runs or math.prod(sizes) * ALPHA <= 1:
+        return np.nan
+    chosen = _exchanges(sizes, seed)
+    means = sum(run[chosen[:, i]] for i, run in enumerate(runs))
+    own_sum = sum(run[0] for run in runs)
+    hits = np.count_nonzero(means >= own_sum - 1e-12 * sum(np.abs(run).max() for run in runs))
+    drawn = math.prod(sizes) > DRAWS
+    return (hits + drawn) / (len(chosen) + drawn)
+
+
+@functools.lru_cache(maxsize=64)
+def _exchanges(sizes: tuple[int, ...], seed: int) -> np.ndarray:
+    """Which of its ``sizes`` distances each run takes, int ``[exchanges, runs]``: all ways, or `DRAWS` of them."""
+    if math.prod(sizes) <= DRAWS:
+        return np.indices(sizes).reshape(len(sizes), -1).T
+    return np.random.default_rng(seed).integers(0, sizes, (DRAWS, len(sizes)))
 
 
 # --- methods against each other, within a block ----------------------------------------------------------------------
@@ -236,11 +254,8 @@ def blocks(values: pd.DataFrame, metric: Metric) -> dict[Block, pd.DataFrame]:
     Runs in which no method has a value, and blocks without such runs, are not there. Raises ValueError where a method
     has several values in one run.
     """
-    lines = values[values["metric"] == metric.name].fillna({"note": ""})
-    if metric.better == "oracle":  # also a metric that is relative already, such as a ratio
-        lines = paired_gaps(lines, {metric.name: replace(metric, needs={})})
-    score = {"oracle": lines["value"].abs(), "low": lines["value"], "high": -lines["value"]}[metric.better]
-    lines = lines.assign(score=score)[(lines["role"] == "method") & ~_censored(lines["note"]) & score.notna()]
+    lines = with_scores(values, {metric.name: metric})
+    lines = lines[(lines["role"] == "method") & lines["score"].notna()]
     twice = lines.duplicated(["dataset", "scenario", "method", *RUN])
     if twice.any():
         line = lines[twice].iloc[0]

@@ -51,14 +51,19 @@ class Results:
     methods: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=METHOD_COLUMNS))
 
     @functools.cached_property
+    def honest(self) -> pd.DataFrame:
+        """How far other honest retrains lie from the oracle of each run (`floor.honest`)."""
+        return floor.honest(self.values, self.retrains, self.metrics)
+
+    @functools.cached_property
     def floors(self) -> pd.DataFrame:
         """The noise floor of each dataset, scenario and metric (`floor.floors`)."""
-        return floor.floors(self.values, self.retrains, self.metrics)
+        return floor.floors(self.honest, self.metrics)
 
     @functools.cached_property
     def controls(self) -> pd.DataFrame:
         """Where metrics put the controls: one verdict for each (`validation.validate`)."""
-        return validate(self.values, self.floors, self.metrics)
+        return validate(self.values, self.honest, self.metrics)
 
     @property
     def headline(self) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -16,6 +16,7 @@ from unlearnbench.plan.spec import REASONS, Empty, Metric
 
 KEY = ["dataset", "scenario", "method", "metric"]
 PAIR = ["dataset", "model", "scenario", "split_seed", "run", "metric"]
+ADDED = ["run", "oracle", "oracle_note", "_merge", "gap", "gap_note"]  # what `_with_gaps` adds to the columns of values
 ROLES = ["oracle", "method", "control"]  # the order of the lines of every table
 SINGLE = "single seed: no intervals"
 CROSSED = "no interval: runs that share splits and seeds are not independent (variance.csv)"
@@ -125,19 +126,50 @@ def paired_gaps(values: pd.DataFrame, metrics: Mapping[str, Metric]) -> pd.DataF
     where the value or its partner is, or where the oracle's value is censored. Of several oracles the first in
     ``values`` is the reference.
     """
-    lines = values[values["metric"].isin([metric.name for metric in gap_metrics(metrics)])].fillna({"note": ""})
-    of_split = [metric.name for metric in gap_metrics(metrics) if metric.of_split]
+    return _as_values(_with_gaps(values, gap_metrics(metrics)), "gap")
+
+
+def distances(values: pd.DataFrame, metrics: Mapping[str, Metric]) -> pd.DataFrame:
+    """Distances to the oracle's value, run by run, of every metric that is best near it, as further values named
+    ``<name>_distance``: absolute `paired_gaps`, and those of metrics that are ratios to the oracle's value."""
+    pairs = _with_gaps(values, [metric for metric in metrics.values() if metric.better == "oracle"])
+    return _as_values(pairs.assign(gap=pairs["gap"].abs()), "distance")
+
+
+def with_scores(values: pd.DataFrame, metrics: Mapping[str, Metric]) -> pd.DataFrame:
+    """The lines of ``metrics`` with a ``score``, what the best method has least of, and the ``oracle``'s value.
+
+    A score is the distance to the oracle's value of the same run where a metric's ``better`` is ``"oracle"``, the value
+    where it is ``"low"``, its negative where it is ``"high"``. It is NaN where there is none and where a value is
+    censored: a lower bound can be neither averaged nor ranked. ``gap`` is the signed gap to the oracle's value.
+    """
+    pairs = _with_gaps(values, list(metrics.values()))
+    better = pairs["metric"].map({name: metric.better for name, metric in metrics.items()})
+    score = pairs["gap"].abs().where(better == "oracle", pairs["value"].where(better == "low", -pairs["value"]))
+    return pairs.assign(score=score.mask(pairs["note"].str.startswith(">")))
+
+
+def _with_gaps(values: pd.DataFrame, metrics: Sequence[Metric]) -> pd.DataFrame:
+    """The lines of ``metrics`` with ``oracle``, the oracle's value of the same run, the ``gap`` to it, and the
+    ``gap_note`` that says why there is none."""
+    lines = values[values["metric"].isin([metric.name for metric in metrics])].fillna({"note": ""})
+    of_split = [metric.name for metric in metrics if metric.of_split]
     lines["run"] = lines["seed"].mask(lines["metric"].isin(of_split), -1)
     oracle = lines.loc[lines["role"] == "oracle", [*PAIR, "value", "note"]].drop_duplicates(PAIR)
-    pairs = lines.merge(oracle, how="left", on=PAIR, suffixes=("", "_oracle"), indicator=True)
-    unpaired, censored = pairs["_merge"] == "left_only", pairs["note_oracle"].fillna("").str.startswith(">")
-    gap = (pairs["value"] - pairs["value_oracle"]).mask(censored)
-    note = pairs["note"].where(pairs["value"].isna() | pairs["note"].str.startswith(">"), "")  # not an attack's size
-    note = note.mask(pairs["value"].notna() & pairs["value_oracle"].isna(), REASONS["oracle_empty"])
-    note = note.mask(censored & pairs["value"].notna(), str(Empty("oracle_censored")))
-    note = note.mask(unpaired & pairs["value"].notna(), str(Empty("no_oracle")))
-    changed = pairs.assign(metric=pairs["metric"] + "_gap", value=gap, note=note, low=np.nan, high=np.nan)
-    return changed[list(values.columns)]
+    oracle = oracle.rename(columns={"value": "oracle", "note": "oracle_note"})
+    pairs = lines.merge(oracle, how="left", on=PAIR, indicator=True)
+    there, censored = pairs["value"].notna(), pairs["oracle_note"].fillna("").str.startswith(">")
+    note = pairs["note"].where(~there | pairs["note"].str.startswith(">"), "")  # not an attack's size
+    note = note.mask(there & pairs["oracle"].isna(), REASONS["oracle_empty"])
+    note = note.mask(there & censored, str(Empty("oracle_censored")))
+    note = note.mask(there & (pairs["_merge"] == "left_only"), str(Empty("no_oracle")))
+    return pairs.assign(gap=(pairs["value"] - pairs["oracle"]).mask(censored), gap_note=note)
+
+
+def _as_values(pairs: pd.DataFrame, suffix: str) -> pd.DataFrame:
+    columns = [name for name in pairs.columns if name not in ADDED]
+    name = pairs["metric"] + f"_{suffix}"
+    return pairs.assign(metric=name, value=pairs["gap"], note=pairs["gap_note"], low=np.nan, high=np.nan)[columns]
 
 
 def refuse_mixed_devices(values: pd.DataFrame, metrics: Mapping[str, Metric]) -> pd.DataFrame:

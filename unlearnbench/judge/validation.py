@@ -3,19 +3,20 @@
 What is expected is written here, by family (``stands_for`` says which truth a control is). How near is near enough was
 settled while the suites on digits were first run, so their verdicts are no independent test of these rules:
 
-- *leakage*: the original differs from the oracle, and by more than an honest retrain does; that lies within the noise
-  floor. Of an attack on banks of models AUC and accuracy of an honest retrain are within .05 of .5, and what it finds
-  in the original lies above.
-- *oracle-distance*: models without use lie farther from the oracle than the other controls; an honest retrain lies
-  within the null; the original lies outside.
-- *utility*: an honest retrain lies within the noise floor, some other control outside.
+- *leakage*: the original differs from the oracle, and by more than an honest retrain does. Of an attack on banks of
+  models AUC and accuracy of an honest retrain are within .05 of .5, and what it finds in the original lies above.
+- *oracle-distance*: models without use lie farther from the oracle than the other controls; the original lies beyond
+  the noise floor.
+- *utility*: some control that is no honest retrain lies beyond the noise floor.
 - *relearning*: the original relearns before the oracle.
 - *cost*: the original costs nothing, an honest retrain what the oracle costs.
 
-"Within" means that the 95% t interval of the mean gap over seeds reaches into ± the noise floor (`floor.floors`), or
-that the gap does where there is one seed, or runs share splits and seeds. An honest retrain is judged by the floor
-without the controls, and not at all where no bank says how far other retrains lie apart. Where the original cannot be
-told from the oracle the metric is *uninformative* in that scenario: it says nothing there, whatever it ranks first.
+"Beyond the noise floor" is a test (`inference.beyond`, 5%): the control lies farther from the oracles than other honest
+retrains do. An honest retrain passes where a test shows it equivalent to the oracle, within the metric's tolerance; it
+fails where it lies beyond the other retrains, those of the banks; else it is *not contradicted*, which proves nothing.
+Where the original cannot be told from the oracle the metric is *uninformative* in that scenario: it says nothing there,
+whatever it ranks first. Where too few runs or retrains are there for a test to find anything, as with a single seed,
+that is *not tested*. Every test errs in one of twenty cases, and they are many.
 """
 
 from __future__ import annotations
@@ -27,13 +28,15 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from unlearnbench.judge.stats import crossed, summarise
+from unlearnbench.judge.floor import PLACE, Runs, by_run, has_floor
+from unlearnbench.judge.inference import ALPHA, beyond, equivalent
+from unlearnbench.judge.stats import crossed, summarise, with_scores
 from unlearnbench.plan.spec import Metric
 
-Verdict = Literal["pass", "fail", "uninformative"]
-COLUMNS = ["dataset", "scenario", "metric", "control", "verdict", "reason"]
-ORDER = {"fail": 0, "uninformative": 1, "pass": 2}
-NOTHING = (np.nan, np.nan)  # floors where none is known
+Verdict = Literal["pass", "not contradicted", "not tested", "uninformative", "fail"]
+COLUMNS = [*PLACE, "control", "verdict", "reason"]
+ORDER = {"fail": 0, "uninformative": 1, "not tested": 2, "not contradicted": 3, "pass": 4}
+DOUBTED = ("fail", "uninformative")  # of a metric with such a verdict nothing can be concluded
 NULL = 0.05  # how far from .5 the AUC or the accuracy of a null may be
 SLACK = 1.25  # the factor within which a distance between banks is that of two honest ones
 TIE = 1.01  # a distance that is larger by less is the same: some have a largest value, which several controls reach
@@ -41,37 +44,35 @@ TIE = 1.01  # a distance that is larger by less is the same: some have a largest
 
 @dataclass(frozen=True)
 class Place:
-    """Where a metric puts a control: its distance from the oracle's value, mean and ends of the 95% interval over
-    seeds; its mean value; and the lowest and highest end of the values' own intervals, if they have any."""
+    """Where a metric puts a control: its gap to the oracle's value, mean and ends of the 95% interval over seeds; its
+    mean value; the lowest and highest end of the values' own intervals, if they have any; the p values that it lies no
+    farther from the oracle than honest retrains, and not within the tolerance, NaN where there is no such test."""
 
     distance: float
     low: float
     high: float
     value: float
     ends: tuple[float, float] | None = None
+    p_beyond: float = np.nan
+    p_same: float = np.nan
 
-    def beyond(self, floor: float) -> bool:
-        """Whether the whole interval lies farther from the oracle than ``floor``, on either side; unknown, it is 0."""
-        floor = 0.0 if np.isnan(floor) else floor
-        low, high = (self.distance, self.distance) if np.isnan(self.low) else (self.low, self.high)
-        return low > floor or high < -floor
-
-    def differs(self, floor: float) -> bool:
-        """Whether the mean gap over seeds is not 0, by its interval; of one seed, whether it is above the floor."""
-        return self.beyond(floor if np.isnan(self.low) else 0.0)
+    @property
+    def outside(self) -> bool:
+        """Whether the interval of the mean gap leaves out 0."""
+        return self.low > 0 or self.high < 0
 
 
-def validate(values: pd.DataFrame, floors: pd.DataFrame, metrics: Mapping[str, Metric]) -> pd.DataFrame:
+def validate(values: pd.DataFrame, honest: pd.DataFrame, metrics: Mapping[str, Metric]) -> pd.DataFrame:
     """One line for each dataset, scenario, metric and control with ``verdict`` and ``reason`` (`COLUMNS`); metrics that
-    have no value for the oracle or for any control have none. ``floors`` are those of `floor.floors`."""
-    known = floors.set_index(["dataset", "scenario", "metric"])[["floor", "apart"]].apply(tuple, axis=1).to_dict()
+    have no value for the oracle or for any control have none. ``honest`` are the retrains of `floor.honest`."""
+    everyone, banks = by_run(honest, controls=True), by_run(honest, controls=False)
     there = values[values["value"].notna() & (values["role"] != "method")]
     lines = []
-    for key, rows in there.groupby(["dataset", "scenario", "metric"], sort=False):
-        metric = metrics[str(key[2])]
-        places = dict(_places(rows.assign(seed=0) if metric.of_split else rows))  # it has one run for each split
+    for (dataset, scenario, name), rows in with_scores(there, metrics).groupby(PLACE, sort=False):
+        key, metric = (str(dataset), str(scenario), str(name)), metrics[str(name)]
+        places = _places(metric, rows, everyone.get(key, {}), banks.get(key, {}))
         check = CHECKS[metric.family]
-        for control, verdict, reason in check(metric, places, *known.get(key, NOTHING)) if places else ():
+        for control, verdict, reason in check(metric, places) if "oracle" in places else ():
             lines.append([*key, control, verdict, reason])
     return pd.DataFrame(lines, columns=COLUMNS)
 
@@ -79,33 +80,42 @@ def validate(values: pd.DataFrame, floors: pd.DataFrame, metrics: Mapping[str, M
 def overall(verdicts: pd.DataFrame) -> pd.DataFrame:
     """The worst verdict of each dataset, scenario and metric, with the reasons for it."""
     lines = []
-    for key, rows in verdicts.groupby(["dataset", "scenario", "metric"], sort=False):
+    for key, rows in verdicts.groupby(PLACE, sort=False):
         worst = min(rows["verdict"], key=ORDER.__getitem__)
         of_worst = rows[rows["verdict"] == worst]
         reason = "" if worst == "pass" else "; ".join(dict.fromkeys(of_worst["reason"]))
         lines.append([*key, worst, reason])
-    return pd.DataFrame(lines, columns=["dataset", "scenario", "metric", "verdict", "reason"])
+    return pd.DataFrame(lines, columns=[*PLACE, "verdict", "reason"])
 
 
 # --- where the controls are ------------------------------------------------------------------------------------------
 
 
-def _places(rows: pd.DataFrame) -> Iterator[tuple[str, Place]]:
-    """The oracle as "oracle", and each control as what it stands for and its name, "original:identity"."""
-    lines = rows[["role", "stands_for", "method", "model", "split_seed", "seed", "value", "low", "high"]]
-    runs: dict[str, dict[tuple[str, int, int], tuple[float, float, float]]] = {}
-    for role, stands_for, method, *run, value, low, high in lines.itertuples(index=False, name=None):
+def _places(metric: Metric, rows: pd.DataFrame, everyone: Runs, banks: Runs) -> dict[str, Place]:
+    """The oracle as "oracle", and each control as what it stands for and its name, "original:identity"; those that no
+    run compares with the oracle are left out. ``banks`` are the honest retrains that are no controls."""
+    rows = rows.assign(seed=0) if metric.of_split else rows  # it has one run for each split
+    found = {}
+    for (role, stands_for, method), own in rows.groupby(["role", "stands_for", "method"], sort=False):
         name = "oracle" if role == "oracle" else f"{stands_for}:{method}"
-        runs.setdefault(name, {})[tuple(run)] = (value, low, high)
-    oracle = runs.get("oracle", {})
-    for name, found in runs.items():
-        gaps = summarise(value - oracle[run][0] for run, (value, *_) in found.items() if run in oracle)
-        if crossed((split, seed) for _, split, seed in found):
-            gaps = replace(gaps, low=np.nan, high=np.nan)
-        values, lows, highs = (np.array(column) for column in zip(*found.values(), strict=True))
-        ends = None if np.isnan(lows).any() else (float(lows.min()), float(highs.max()))
-        if gaps.n:
-            yield name, Place(gaps.mean, gaps.low, gaps.high, float(values.mean()), ends)
+        gaps, ends = summarise(own["gap"]), own[["low", "high"]]
+        if not gaps.n:
+            continue
+        place = Place(
+            gaps.mean, gaps.low, gaps.high, float(own["value"].mean()),
+            None if ends.isna().any(axis=None) else (float(ends["low"].min()), float(ends["high"].max())),
+        )  # fmt: skip
+        runs = list(zip(own["split_seed"], own["seed"], strict=True))
+        if crossed(runs):
+            place = replace(place, low=np.nan, high=np.nan)
+        elif role != "oracle":
+            others = banks if stands_for == "retrained" else everyone
+            if has_floor(metric):
+                place = replace(place, p_beyond=beyond(own["score"].to_list(), [others.get(run, []) for run in runs]))
+            if metric.tolerance:
+                place = replace(place, p_same=equivalent(own["value"], own["oracle"], metric.tolerance))
+        found[name] = place
+    return found
 
 
 def _standing(places: Mapping[str, Place], what: str) -> Iterator[tuple[str, Place]]:
@@ -114,23 +124,35 @@ def _standing(places: Mapping[str, Place], what: str) -> Iterator[tuple[str, Pla
 
 
 Found = Iterator[tuple[str, Verdict, str]]
+UNTOLD = "it does not tell the original from the oracle"
+UNTESTED = "too few runs or retrains for a test"
 
 
 def _passes(right: bool, otherwise: Verdict, reason: str) -> tuple[Verdict, str]:
     return ("pass", "") if right else (otherwise, reason)
 
 
-def _retrained(places: Mapping[str, Place], apart: float) -> Found:
+def _retrained(places: Mapping[str, Place]) -> Found:
     for name, place in _standing(places, "retrained"):
-        if not np.isnan(apart):
-            reason = f"it tells an honest retrain from the oracle: gap {place.distance:.3g}, floor {apart:.3g}"
-            yield name, *_passes(not place.beyond(apart), "fail", reason)
+        p = place.p_beyond
+        if place.p_same < ALPHA:
+            yield name, "pass", ""
+        elif p < ALPHA:
+            yield name, "fail", f"it puts an honest retrain farther from the oracle than others lie (p = {p:.3f})"
+        elif not np.isnan(p):
+            yield name, "not contradicted", f"no test tells an honest retrain from others (p = {p:.2f})"
+
+
+def _beyond_floor(place: Place) -> tuple[Verdict, str]:
+    if np.isnan(place.p_beyond):
+        return "not tested", UNTESTED
+    return _passes(place.p_beyond < ALPHA, "uninformative", UNTOLD)
 
 
 # --- what each family expects ----------------------------------------------------------------------------------------
 
 
-def _leakage(metric: Metric, places: Mapping[str, Place], floor: float, apart: float) -> Found:
+def _leakage(metric: Metric, places: Mapping[str, Place]) -> Found:
     originals, honest = list(_standing(places, "original")), list(_standing(places, "retrained"))
     if metric.of_split:
         for name, place in honest if metric.unit in ("AUC", "accuracy") else ():
@@ -140,10 +162,12 @@ def _leakage(metric: Metric, places: Mapping[str, Place], floor: float, apart: f
             above = all(_above(place, other) for other in [places["oracle"], *dict(honest).values()])
             yield name, *_passes(above, "uninformative", "the original leaks no more than a retrain")
         return
-    yield from _retrained(places, apart)
+    yield from _retrained(places)
     for name, place in originals:
-        if not place.differs(floor):
-            yield name, "uninformative", "it does not tell the original from the oracle"
+        if np.isnan(place.low):
+            yield name, "not tested", UNTESTED
+        elif not place.outside:
+            yield name, "uninformative", UNTOLD
         elif any(abs(other.distance) >= abs(place.distance) for _, other in honest):
             yield name, "fail", "an honest retrain lies as far from the oracle as the original"
         else:
@@ -156,62 +180,60 @@ def _above(place: Place, other: Place) -> bool:
     return low > high
 
 
-def _oracle_distance(metric: Metric, places: Mapping[str, Place], floor: float, apart: float) -> Found:
+def _oracle_distance(metric: Metric, places: Mapping[str, Place]) -> Found:
     """A relative metric is a distance already; of the others it is the gap to the oracle's value."""
     if metric.of_split:
-        floor, places = _of_bank(metric, places)
-        apart = floor
-    elif metric.relative:
-        if metric.better != "low":
-            floor, apart = (abs(level - places["oracle"].value) for level in (floor, apart))
-        places = {name: _from_best(metric, place, places["oracle"]) for name, place in places.items()}
-    yield from _retrained(places, apart)
+        yield from _of_banks(metric, places)
+    else:
+        yield from _retrained(places)
+        for name, place in _standing(places, "original"):
+            yield name, *_beyond_floor(place)
     others = [*_standing(places, "original"), *_standing(places, "retrained")]
-    for name, place in _standing(places, "original"):
-        outside = place.beyond(floor)
-        yield name, *_passes(outside, "uninformative", "it does not tell the original from the oracle")
     for name, place in _standing(places, "useless"):
         nearer = [other for other, at in others if abs(at.distance) > TIE * abs(place.distance)]
         yield name, *_passes(not nearer, "fail", f"it ranks {name}, a useless model, before {' and '.join(nearer)}")
 
 
-def _from_best(metric: Metric, place: Place, oracle: Place) -> Place:
-    """A distance to the oracle as a gap: from the oracle's own value, upwards where it is worse."""
-    sign = -1 if metric.better == "high" else 1
-    ends = sorted((sign * place.low, sign * place.high))
-    return Place(sign * place.distance, ends[0], ends[1], place.value)
+def _of_banks(metric: Metric, places: Mapping[str, Place]) -> Found:
+    """The oracle's line is the null: within `SLACK` of it lies what two honest banks are apart."""
+    null = abs(places["oracle"].value)
+    floor = null * (SLACK - 1 if metric.better != "high" else 1 - 1 / SLACK)
+    sign = {"low": 1, "high": -1, "oracle": 0}[metric.better]  # 0: away from it on either side
+
+    def away(place: Place) -> bool:
+        return (sign * place.distance if sign else abs(place.distance)) > floor
+
+    reason = f"it puts an honest retrain more than {SLACK} times as far from the oracles as these are apart"
+    for name, place in _standing(places, "retrained"):
+        yield name, *_passes(not away(place), "fail", reason)
+    for name, place in _standing(places, "original"):
+        yield name, *_passes(away(place), "uninformative", UNTOLD)
 
 
-def _of_bank(metric: Metric, places: Mapping[str, Place]) -> tuple[float, dict[str, Place]]:
-    """The oracle's line is the null of the bank: distances count from it, and up to `SLACK` times it are the null's."""
-    null = places["oracle"].value
-    floor = abs(null) * (SLACK - 1 if metric.better != "high" else 1 - 1 / SLACK)
-    sign = -1 if metric.better == "high" else 1
-    return floor, {
-        name: Place(sign * p.distance if metric.better != "oracle" else p.distance, np.nan, np.nan, p.value)
-        for name, p in places.items()
-    }
-
-
-def _utility(metric: Metric, places: Mapping[str, Place], floor: float, apart: float) -> Found:
-    yield from _retrained(places, apart)
+def _utility(metric: Metric, places: Mapping[str, Place]) -> Found:
+    yield from _retrained(places)
     useless = list(_standing(places, "useless"))
-    told = [name for name, at in [*_standing(places, "original"), *useless] if at.beyond(floor)]
-    if useless and not told:
+    known = [*_standing(places, "original"), *useless]
+    told = [name for name, place in known if place.p_beyond < ALPHA]
+    if useless and all(np.isnan(place.p_beyond) for _, place in known):
+        yield useless[0][0], "not tested", UNTESTED
+    elif useless and not told:
         yield useless[0][0], "fail", "it tells no control from the oracle"
     for name in told:
         yield name, "pass", ""
 
 
-def _relearning(metric: Metric, places: Mapping[str, Place], floor: float, apart: float) -> Found:
+def _relearning(metric: Metric, places: Mapping[str, Place]) -> Found:
     for name, place in _standing(places, "original"):
-        if not place.differs(floor):
+        if np.isnan(place.low):
+            yield name, "not tested", UNTESTED
+        elif not place.outside:
             yield name, "uninformative", "the original does not relearn before the oracle"
         else:
             yield name, *_passes(place.distance < 0, "fail", "the original relearns after the oracle")
 
 
-def _cost(metric: Metric, places: Mapping[str, Place], floor: float, apart: float) -> Found:
+def _cost(metric: Metric, places: Mapping[str, Place]) -> Found:
     oracle = places["oracle"].value
     if metric.better != "low" or not oracle:
         return
@@ -223,7 +245,7 @@ def _cost(metric: Metric, places: Mapping[str, Place], floor: float, apart: floa
         yield name, *_passes(same, "fail", f"another retrain costs {place.value / oracle:.0%}")
 
 
-CHECKS: Mapping[str, Callable[[Metric, Mapping[str, Place], float, float], Found]] = {
+CHECKS: Mapping[str, Callable[[Metric, Mapping[str, Place]], Found]] = {
     "utility": _utility,
     "leakage": _leakage,
     "oracle-distance": _oracle_distance,

@@ -19,13 +19,16 @@ from unlearnbench.store.folder import Store
 Kind = Literal["originals", "oracles", "unlearned", "shadow_originals", "shadows"]
 FIRST_SEED = 1_000_000  # of the members
 FIRST_SHADOW_SEED = 2_000_000
+SEEDS_A_SPLIT = 1_000  # of the oracles of a bank
 OUT, UNLEARNED, KEPT = range(3)  # what a forget sample is to a shadow
 
 
 def member(kind: Kind, cell: Cell, i: int) -> Cell:
-    """The cell of the i-th member of a bank."""
+    """The cell of the i-th member of a bank. Oracles of different splits have different seeds: banks of several splits
+    are then independent."""
     first = FIRST_SHADOW_SEED if kind in ("shadow_originals", "shadows") else FIRST_SEED
-    return dataclasses.replace(cell, seed=first + i)
+    apart = SEEDS_A_SPLIT * cell.split_seed if kind == "oracles" else 0
+    return dataclasses.replace(cell, seed=first + apart + i)
 
 
 def key(kind: Kind, cell: Cell, i: int) -> str:
