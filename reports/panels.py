@@ -25,21 +25,11 @@ from unlearnbench.judge.stats import (
 from unlearnbench.judge.validation import DOUBTED, overall
 from unlearnbench.plan.spec import Metric
 
+from .legend import FAMILIES
 from .printed import clean, interval, quantity
-from .statistics import gaps, tolerance_in_words
+from .statistics import gaps
 
 ARROWS = {"high": "↑", "low": "↓", "oracle": "≈"}
-LEGEND = (
-    "≈ nearest the oracle is best, ↓ lowest, ↑ highest. The best mean is {best}; of metrics that are best near the "
-    "oracle it is the smallest mean distance, taken run by run. No test stands behind that order (tests.csv has "
-    "those). The oracle and the controls do not compete. ± is the standard deviation over seeds, in the gaps half the "
-    "95% t interval; without ± all seeds agree, or there is one; [ ] is a value's own 95% interval. > marks a lower "
-    "bound. ≡ marks a mean gap within the tolerance that its metric declares ({tolerances}): two one-sided t tests, "
-    "5%. The noise floor is the mean distance of other honest retrains to the oracle of the same run, with its 95% "
-    "interval; † marks a method that lies farther away than they do (permutation test, 5%). Each mark is a test of "
-    "its own; what simulation shows of them is in the repository, benchmarks/results/calibration.txt. Where models of "
-    "a bank are compared, the oracle's line is the null: one part of the bank against another."
-)
 FLOOR = "noise floor"
 NOTHING = "—"
 BELOW = "below its null, nearer the oracles than these are to each other: a flag, no win"
@@ -112,16 +102,6 @@ def comparison(results: Results) -> pd.DataFrame:
     return summary_table(pd.concat([values, *gaps], ignore_index=True))
 
 
-def legend(results: Results, best: str) -> str:
-    """What the marks of the tables mean; ``best`` says how the best method is marked."""
-    declared = {
-        f"{FAMILIES[metric.family].lower()} {tolerance_in_words(metric)}": None
-        for metric in results.metrics.values()
-        if metric.tolerance
-    }
-    return LEGEND.format(best=best, tolerances=", ".join(declared) or "here none does")
-
-
 def sections(results: Results, *, brief: bool = False) -> Iterator[Section]:
     """One section per dataset and scenario, in the suite's order; ``brief``: the headline metrics and their gaps."""
     roles = dict(zip(results.values["method"], results.values["role"], strict=True))
@@ -136,7 +116,11 @@ def sections(results: Results, *, brief: bool = False) -> Iterator[Section]:
         here = Context(
             {str(method): roles[method] for method in table["method"].unique()},
             found,
-            _here(pd.Series([Floor(*line) for line in floors.itertuples(index=False)], floors.index, dtype=object), dataset, scenario),
+            _here(
+                pd.Series([Floor(*line) for line in floors.itertuples(index=False)], floors.index, dtype=object),
+                dataset,
+                scenario,
+            ),
             _here(verdicts.apply(tuple, axis=1), dataset, scenario) if len(verdicts) else {},
             _marked(tested.query("dataset == @dataset and scenario == @scenario")),
             set(values.loc[values["stands_for"] == "original", "method"]),
@@ -205,13 +189,6 @@ def _title(values: pd.DataFrame, dataset: object, scenario: object) -> str:
     return " · ".join(clean(part, 60) for part in parts) + " · quick" * bool(values["quick"].any())
 
 
-FAMILIES = {
-    "utility": "Accuracy",
-    "leakage": "Attacks",
-    "oracle-distance": "Distance to the oracle",
-    "relearning": "Relearning",
-    "cost": "Cost",
-}
 PARTS = "What {} averages: absolute gaps to the oracle ({})"
 GAPS = "Signed gaps to the oracle (paired by seed, mean and 95% t interval)"
 

@@ -17,7 +17,8 @@ from unlearnbench.judge.validation import DOUBTED, overall
 from unlearnbench.plan.cards import card
 from unlearnbench.plan.spec import UnlearnBenchError
 
-from .panels import Entry, Line, Panel, comparison, legend, sections
+from .legend import legend
+from .panels import Entry, Line, Panel, comparison, sections
 from .printed import clean
 from .statistics import control_table
 
