@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
+from conformance_cases import Breaks, failed
 from torch import nn
 from unlearnbench_methods.collapse import Collapse
 from unlearnbench_methods.finetune import FineTune
@@ -23,11 +24,6 @@ from unlearnbench.plan import registry
 from unlearnbench.plan.spec import Access, Method
 from unlearnbench.training.models import ResNet9, build_model
 from unlearnbench.training.task import Task
-
-
-def failed(method: str | type[Method]) -> set[str]:
-    return {result.name for result in check_method(method) if not result.passed}
-
 
 # --- every registered method -----------------------------------------------------------------------------------------
 
@@ -110,17 +106,6 @@ def test_halfway_to_the_oracle_is_enough_and_less_is_not() -> None:
 
 
 # --- plugins that break one rule each --------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Breaks(FineTune):
-    """Fine-tuning that does one thing more, which subclasses define."""
-
-    def unlearn(self, model: nn.Module, task: Task) -> nn.Module:
-        return self.spoil(super().unlearn(model, task), task)
-
-    def spoil(self, model: nn.Module, task: Task) -> nn.Module:
-        return model
 
 
 @dataclass(frozen=True)
@@ -213,6 +198,51 @@ class LeavesItFrozen(Breaks):
         return model
 
 
+@dataclass(frozen=True)
+class WritesIntoTheDataset(Breaks):
+    def spoil(self, model: nn.Module, task: Task) -> nn.Module:
+        caller("data").x_test[0] += 1
+        return model
+
+
+@dataclass(frozen=True)
+class MakesItWriteIntoImages(Breaks):
+    def spoil(self, model: nn.Module, task: Task) -> nn.Module:
+        return nn.Sequential(nn.Hardtanh(-9, 2, inplace=True), model)
+
+
+@dataclass(frozen=True)
+class PreparesAnother(Breaks):
+    def prepare(self, task: Task) -> nn.Module:
+        return nn.Linear(2, 3)
+
+
+@dataclass(frozen=True)
+class BringsAnother(Breaks):
+    needs: ClassVar[Access] = Access.TRAINING | Access.LABELS
+
+    def original(self, task: Task) -> nn.Module:
+        return nn.Linear(2, 3)
+
+    def blank(self, task: Task) -> nn.Module:
+        return task.fresh_model()
+
+
+@dataclass(frozen=True)
+class FailsInHalf(Breaks):
+    """Numpy has no bfloat16."""
+
+    def spoil(self, model: nn.Module, task: Task) -> nn.Module:
+        model.get_submodule("encoder")(task.retain.images()[:1]).detach().numpy()
+        return model
+
+
+@dataclass(frozen=True)
+class WorseInHalf(Breaks):
+    def spoil(self, model: nn.Module, task: Task) -> nn.Module:
+        return task.fresh_model() if torch.is_autocast_enabled("cpu") else model
+
+
 COUNT = itertools.count()
 
 
@@ -250,6 +280,12 @@ class Forgetful(Breaks):
         (ChangesTheOriginal, {"input_untouched"}),
         (LeavesTheOriginalInTrainMode, {"input_untouched"}),
         (SharesMemory, {"input_untouched"}),
+        (WritesIntoTheDataset, {"data_untouched"}),
+        (MakesItWriteIntoImages, {"data_untouched"}),
+        (PreparesAnother, {"runs"}),
+        (BringsAnother, {"runs"}),
+        (FailsInHalf, {"half_precision"}),
+        (WorseInHalf, {"half_precision"}),
         (NotFinite, {"outputs_valid"}),
         (TooManyLogits, {"outputs_valid"}),
         (ReturnsNothing, {"runs"}),
@@ -266,6 +302,12 @@ def test_each_check_catches_its_plugin_and_no_other(broken: type[Method], caught
     assert failed(broken) == caught
 
 
+@pytest.mark.parametrize("broken", [PreparesAnother, BringsAnother])
+def test_a_network_of_another_architecture_is_named(broken: type[Method]) -> None:
+    (result,) = [r for r in check_method(broken) if not r.passed]
+    assert "returned a network of another architecture than Classifier of this cell" in result.detail
+
+
 def test_an_undeclared_set_is_named() -> None:
     (result,) = [r for r in check_method(AsksForMore) if not r.passed]
     assert "Access.FORGET" in result.detail
@@ -277,79 +319,6 @@ def test_changed_buffers_are_not_changed_parameters() -> None:
     unlearned.train()(torch.randn(8, 1, 8, 8))  # BatchNorm's running mean and variance move
     trial = replace(attempt(Identity()), method=FineTune(), original=original, unlearned=unlearned)
     assert conformance.parameters_change(trial) == "no parameter changed"
-
-
-# --- the class -------------------------------------------------------------------------------------------------------
-
-
-class Undecorated(FineTune):
-    rate: float = 0.5
-
-
-@dataclass(frozen=True)
-class NotANumber(Identity):
-    rate: float = float("nan")
-
-
-@dataclass(frozen=True)
-class NoDefault(Method):
-    paper: ClassVar[str] = "none"
-    needs: ClassVar[Access] = Access(0)
-
-    rate: float
-
-    def unlearn(self, model: nn.Module, task: Task) -> nn.Module:
-        return model
-
-
-@dataclass(frozen=True)
-class ComesBackDifferent(Identity):
-    rate: float = 1.0
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "rate", 2 * self.rate)
-
-
-@dataclass(frozen=True)
-class WrongToy(Identity):
-    toy: ClassVar[dict[str, Any]] = {"speed": 3}
-
-
-@pytest.mark.parametrize(
-    ("broken", "says"),
-    [
-        (Undecorated, "@dataclass(frozen=True)"),
-        (NotANumber, "JSON"),
-        (NoDefault, "rate"),
-        (ComesBackDifferent, "'rate': 2.0"),
-        (WrongToy, "no parameter 'speed'"),
-    ],
-)
-def test_a_class_that_cannot_be_configured(broken: type[Method], says: str) -> None:
-    assert says in conformance.configurable(broken)
-    assert failed(broken) == {"configurable"}
-
-
-@dataclass(frozen=True)
-class NoPaper(Method):
-    needs: ClassVar[Access] = Access(0)
-
-    def unlearn(self, model: nn.Module, task: Task) -> nn.Module:
-        return model
-
-
-@pytest.mark.parametrize(
-    ("attribute", "value"),
-    [("paper", ""), ("needs", "retain"), ("scenarios", "class"), ("scenarios", ()), ("role", "baseline")],
-)
-def test_wrong_declarations(attribute: str, value: object, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Breaks, attribute, value)
-    assert conformance.declared(Breaks).startswith(f"it must declare {attribute},")
-    assert failed(Breaks) == {"declared"}
-
-
-def test_a_missing_declaration() -> None:
-    assert conformance.declared(NoPaper) == "it must declare paper, a text"
 
 
 def test_samples_forgotten_at_random_must_lose_a_tenth_of_the_way_and_a_class_half_of_it() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -145,3 +146,57 @@ def test_indices_are_identified_by_what_the_file_holds(file: Path) -> None:
     assert scenario.identity() == before
     file.write_text("1\n3\n")
     assert scenario.identity() != before
+
+
+# --- what is no forget set -------------------------------------------------------------------------------------------
+
+
+class Gives(Scenario):
+    """A scenario that chooses what it was made with."""
+
+    def __init__(self, chosen: Any, classes: tuple[int, ...] = ()) -> None:
+        object.__setattr__(self, "chosen", chosen)
+        object.__setattr__(self, "forget_classes", classes)
+
+    def select(self, labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        return self.chosen  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("chosen", "classes", "says"),
+    [
+        (np.array([-1, 3]), (), r"the position \[-1\]"),  # sample 199 would be forgotten, and retained as well
+        (np.array([0, 200]), (), r"the position \[200\]"),
+        (np.array([3, 4, 3]), (), "positions that occur twice"),
+        (LABELS == 2, (), r"a mask \(np\.flatnonzero makes positions of it\)"),
+        (np.array([1.0, 2.0]), (), r"an array of float64 \[2\]"),
+        (np.array([[1, 2]]), (), r"an array of int64 \[1, 2\]"),
+        (np.array(3), (), r"an array of int64 \[\]"),
+        (np.array([], int), (), r"an array of int64 \[0\]"),
+        (np.arange(200), (), "every position"),
+        (np.flatnonzero(LABELS == 2)[1:], (2,), r"other samples than all of its forget_classes \[2\]"),
+        (np.flatnonzero(LABELS <= 2), (2,), r"other samples than all of its forget_classes \[2\]"),
+    ],
+)
+def test_what_is_no_forget_set_is_refused_by_name(chosen: Any, classes: tuple[int, ...], says: str) -> None:
+    with pytest.raises(UnlearnBenchError, match=f"scenario Gives.select returned {says}: expected different positions"):
+        split(Gives(chosen, classes))
+
+
+def test_whole_numbers_of_any_kind_are_positions() -> None:
+    for chosen in ([5, 7], np.array([7, 5], np.uint8)):
+        assert sorted(split(Gives(chosen)).forget) == [5, 7]
+        assert split(Gives(chosen)).forget.dtype == np.int64
+
+
+def test_a_scenario_is_handed_labels_of_its_own() -> None:
+    """On a CPU the array of the labels is the memory of the dataset's tensor."""
+
+    class Writes(Gives):
+        def select(self, labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+            labels[:] = 0
+            return np.array([1])
+
+    labels = LABELS.copy()
+    make_split(Writes(None), labels, 50, 0)
+    assert np.array_equal(labels, LABELS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from typing import Any
 
 import numpy as np
@@ -248,3 +249,19 @@ def test_resized_crop_covers_8_to_100_percent_of_the_area_at_aspects_of_3_to_4()
     assert (made[:, 1].amin((1, 2)) >= -0.01).all()
     centres = made[:, 0].mean((1, 2))
     assert abs(centres.mean() - 0.5) < 0.02
+
+
+@pytest.mark.parametrize("name", ["x_train", "y_train", "x_test", "y_test", "x_validation", "y_validation"])
+@pytest.mark.parametrize("how", ["one value", "two samples change places", "flipped"])
+def test_whatever_is_written_into_a_dataset_changes_its_checksums(data: Data, name: str, how: str) -> None:
+    own = deepcopy(data)
+    before = own.checksums()
+    assert all(map(torch.equal, before, data.checksums()))
+    tensor = getattr(own, name)
+    if how == "one value":
+        tensor.view(-1)[-1] += 1
+    elif how == "two samples change places" or name.startswith("y"):
+        tensor[[0, 1]] = tensor[[1, 0]]
+    else:
+        tensor[0] = tensor[0].flip(-1)
+    assert sum(not torch.equal(a, b) for a, b in zip(before, own.checksums(), strict=True)) == 1

@@ -11,11 +11,11 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import torch
+from run_cases import CELL, CLASS, CPU, DIGITS, KINDS, RECIPE, plugin
 from torch import nn
 
 from unlearnbench.data.tensors import Counter, Data, derive_seed
-from unlearnbench.plan.cells import Cell, Plugin, Probe, Recipe
-from unlearnbench.plan.recipes import RECIPES
+from unlearnbench.plan.cells import Cell, Plugin, Recipe
 from unlearnbench.plan.registry import build
 from unlearnbench.plan.spec import Access, Method, Model
 from unlearnbench.runs import bank
@@ -25,23 +25,6 @@ from unlearnbench.store.folder import Store
 from unlearnbench.training.loop import Diverged, predict, train
 from unlearnbench.training.models import build_model
 from unlearnbench.training.task import Task
-
-CPU = torch.device("cpu")
-DIGITS = Plugin.of("digits", build("datasets", "digits", {"limit_train": 120, "limit_test": 60}))
-RECIPE = replace(RECIPES["camu"], epochs=1)
-
-
-def plugin(kind: str, name: str, **params: Any) -> Plugin:
-    return Plugin.of(name, build(kind, name, params))
-
-
-CELL = Cell(DIGITS, plugin("models", "cnn"), RECIPE, plugin("scenarios", "random"), plugin("methods", "identity"), 0, 0)
-CLASS = replace(CELL, scenario=plugin("scenarios", "class", classes=[0]))
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path)
 
 
 @pytest.fixture(scope="module")
@@ -55,56 +38,6 @@ def make(kind: roster.Kind, cell: Cell, members: list[int], store: Store) -> Non
 
 def stamps(store: Store) -> dict[str, int]:
     return {p.name: p.stat().st_mtime_ns for p in store.root.rglob("*.safetensors")}
-
-
-# --- keys ------------------------------------------------------------------------------------------------------------
-
-KINDS: tuple[roster.Kind, ...] = ("originals", "oracles", "unlearned", "shadow_originals", "shadows")
-
-
-def test_members_are_apart_from_every_cell_and_from_one_another() -> None:
-    for kind in KINDS:
-        seeds = {roster.member(kind, CELL, i).seed for i in range(1000)}
-        assert len(seeds) == len({roster.key(kind, CELL, i) for i in range(1000)}) == 1000
-        assert min(seeds) >= 1_000_000  # further than the seeds of any suite go
-    first, shadows = ({roster.member(k, CELL, i).seed for i in range(1000)} for k in ("originals", "shadow_originals"))
-    assert not first & shadows
-
-
-def test_the_bank_is_shared_by_the_cells_of_all_seeds() -> None:
-    for kind in KINDS:
-        assert roster.key(kind, replace(CELL, seed=7), 3) == roster.key(kind, CELL, 3)
-
-
-CHANGES: dict[str, dict[str, Any]] = {
-    "dataset": {"dataset": replace(DIGITS, name="mnist")},
-    "model": {"model": Plugin("resnet9", {"width": 4})},
-    "recipe": {"recipe": replace(RECIPE, epochs=2)},
-    "scenario": {"scenario": CLASS.scenario},
-    "split seed": {"split_seed": 1},
-    "method": {"method": plugin("methods", "finetune")},
-    "parameter of the method": {"method": plugin("methods", "finetune", epochs=3)},
-    "probe": {"probe": Probe(relearn_cap=7)},
-}
-TRAINED = {"dataset", "model", "recipe"}
-SPLIT = {"scenario", "split seed"}
-
-
-@pytest.mark.parametrize("what", CHANGES)
-def test_what_a_member_depends_on(what: str) -> None:
-    other = replace(CELL, **CHANGES[what])
-    changed = {kind: roster.key(kind, other, 0) != roster.key(kind, CELL, 0) for kind in KINDS}
-    assert changed["originals"] == (what in TRAINED)
-    assert changed["oracles"] == (what in TRAINED | SPLIT)
-    assert changed["shadow_originals"] == (what in TRAINED | SPLIT)
-    assert changed["unlearned"]
-    assert changed["shadows"]
-
-
-def test_no_two_kinds_share_a_key() -> None:
-    other = replace(CELL, method=plugin("methods", "retrain"))  # shares what no method made
-    keys = {roster.key(kind, cell, 0) for kind in KINDS for cell in (CELL, other)}
-    assert len(keys | {other.prepared_key, CELL.untrained_key, CELL.bank_key}) == 3 + 2 * 2 + 3
 
 
 # --- what is there ---------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
+from run_cases import Log
 from torch import nn
 
 from unlearnbench import api
@@ -31,25 +32,6 @@ class Raises(Method):
 
     def unlearn(self, model: nn.Module, task: Task) -> nn.Module:
         raise ValueError("on purpose")
-
-
-class Log:
-    """A reporter that remembers."""
-
-    def __init__(self) -> None:
-        self.total, self.begun, self.ended, self.said = -1, list[str](), list[tuple[str, str]](), list[str]()
-
-    def start(self, total: int) -> None:
-        self.total = total
-
-    def say(self, message: str) -> None:
-        self.said.append(message)
-
-    def begin(self, name: str) -> None:
-        self.begun.append(name)
-
-    def end(self, name: str, status: str, seconds: float) -> None:
-        self.ended.append((name, status))
 
 
 def run(suite: Path, **options: Any) -> tuple[api.Results, Log]:

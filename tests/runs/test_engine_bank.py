@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+from run_cases import ClassOnly, Log
 from torch import nn
 
 from unlearnbench import api
 from unlearnbench.plan.cells import Plugin, Recipe
 from unlearnbench.plan.registry import load
-from unlearnbench.plan.spec import Access, Method
+from unlearnbench.plan.spec import Access, Method, UnlearnBenchError
 from unlearnbench.plan.suites import Plan, make_plan
 from unlearnbench.runs import bank, engine, runner
 from unlearnbench.runs.engine import Job, jobs_of
@@ -46,35 +47,6 @@ class FailsOnMembers(Method):
 class ExitsOnMembers(FailsOnMembers):
     def fail(self) -> None:
         raise SystemExit(0)
-
-
-@dataclass(frozen=True)
-class ClassOnly(Method):
-    paper: ClassVar[str] = "none"
-    needs: ClassVar[Access] = Access(0)
-    scenarios: ClassVar[tuple[str, ...]] = ("class",)
-
-    def unlearn(self, model: nn.Module, task: Task) -> nn.Module:
-        return model
-
-
-class Log:
-    """A reporter that remembers."""
-
-    def __init__(self) -> None:
-        self.begun, self.ended, self.said = list[str](), list[tuple[str, str]](), list[str]()
-
-    def start(self, total: int) -> None:
-        self.total = total
-
-    def say(self, message: str) -> None:
-        self.said.append(message)
-
-    def begin(self, name: str) -> None:
-        self.begun.append(name)
-
-    def end(self, name: str, status: str, seconds: float) -> None:
-        self.ended.append((name, status))
 
 
 def run(suite: Path) -> tuple[api.Results, Log]:
@@ -305,3 +277,14 @@ def test_a_bank_that_diverges_costs_no_cell(tiny: Tiny, monkeypatch: pytest.Monk
     assert log.said == ["digits random split 0 bank: oracles 0-2: a loss became infinite in epoch 1 of 1"]
     assert set(results.values.status) == {"ok"}
     assert Store(suite.parent / "results").scores(make_plan(str(suite)).entries[0].cell.key)["fa"]["value"] is not None
+
+
+def test_shadows_of_a_forget_set_without_thirds_are_refused_before_anything_trains(tiny: Tiny) -> None:
+    """Each forgets a third of it: of one sample, none."""
+    suite = tiny("identity", top="shadows = 3")
+    suite.write_text(suite.read_text().replace("[scenarios.random]", "[scenarios.random]\ncount = 2"))
+    with pytest.raises(UnlearnBenchError, match="a third of the forget set, which takes 3 samples, and it has 2"):
+        run(suite)
+    assert not list(suite.parent.rglob("*.safetensors"))
+    suite.write_text(suite.read_text().replace("count = 2", "count = 3"))
+    run(suite)

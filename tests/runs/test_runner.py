@@ -5,94 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import pytest
 import torch
+from run_cases import CPU, DIGITS, Toy, cell, run
 from torch import nn
 
 from unlearnbench.data.tensors import Counter
-from unlearnbench.plan.cells import Cell, Plugin, Probe, Recipe, Row
-from unlearnbench.plan.recipes import RECIPES
+from unlearnbench.plan.cells import Plugin, Recipe, Row
 from unlearnbench.plan.registry import build
 from unlearnbench.plan.spec import Access, Method, Model, UnlearnBenchError
 from unlearnbench.runs import runner
-from unlearnbench.runs.runner import add_costs, run_cell
 from unlearnbench.store.folder import Store
 from unlearnbench.training.loop import predict
 from unlearnbench.training.models import Classifier, build_model
 from unlearnbench.training.task import Task
-
-CPU = torch.device("cpu")
-DIGITS = Plugin.of("digits", build("datasets", "digits", {"limit_train": 120, "limit_test": 60}))
-PROBE = Probe(relearn_every=5, relearn_points=2, relearn_cap=20, relearn_epochs=3)
-
-
-def cell(method: str = "identity", seed: int = 0, scenario: str = "random", model: str = "cnn", **params: Any) -> Cell:
-    return Cell(
-        DIGITS, Plugin.of(model, build("models", model, {})), replace(RECIPES["camu"], epochs=1),
-        Plugin.of(scenario, build("scenarios", scenario, {})), Plugin.of(method, build("methods", method, params)),
-        seed, seed, PROBE,
-    )  # fmt: skip
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path)
-
-
-def run(one: Cell, store: Store) -> Row:
-    return run_cell(one, store, store.root / "data", CPU)
-
-
-@dataclass(frozen=True)
-class Toy(Method):
-    """Base of the methods below."""
-
-    paper: ClassVar[str] = "none"
-    needs: ClassVar[Access] = Access.FORGET | Access.RETAIN | Access.LABELS
-
-    def unlearn(self, model: nn.Module, task: Task) -> nn.Module:
-        return model
-
-
-@dataclass(frozen=True)
-class Raises(Toy):
-    def unlearn(self, model: nn.Module, task: Task) -> nn.Module:
-        raise ValueError("on purpose")
-
-
-@dataclass(frozen=True)
-class Exits(Toy):
-    def unlearn(self, model: nn.Module, task: Task) -> nn.Module:
-        raise SystemExit(0)
-
-
-@dataclass(frozen=True)
-class Nan(Toy):
-    def unlearn(self, model: nn.Module, task: Task) -> nn.Module:
-        for p in model.parameters():
-            nn.init.constant_(p, float("nan"))
-        return model
-
-
-@dataclass(frozen=True)
-class NoModel(Toy):
-    def unlearn(self, model: nn.Module, task: Task) -> Any:
-        return None
-
-
-@dataclass(frozen=True)
-class Nosy(Toy):
-    def unlearn(self, model: nn.Module, task: Task) -> nn.Module:
-        task.validation.images()
-        return model
-
-
-@dataclass(frozen=True)
-class ClassOnly(Toy):
-    scenarios: ClassVar[tuple[str, ...]] = ("class",)
 
 
 @dataclass(frozen=True)
@@ -329,84 +258,15 @@ def test_a_dataset_is_identified_once_for_all_cells_of_a_worker(
     brightness(one, tmp_path)
 
 
-# --- when it does not work -------------------------------------------------------------------------------------------
+# --- recipes ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("method", "reason"),
-    [
-        (Raises, "ValueError: on purpose"),
-        (Nan, "outputs are not finite"),
-        (NoModel, r"NoModel.unlearn must return the unlearned model, not NoneType"),
-        (Nosy, r"task\.validation but does not declare it: add Access\.VALIDATION"),
-    ],
-)
-def test_a_method_that_fails_gives_a_row_with_its_traceback(
-    store: Store, register: Callable[..., None], method: type[Method], reason: str
-) -> None:
-    register("methods", toy=method)
-    row = run(cell("toy"), store)
-    assert row.status == "failed"
-    assert row.reason.startswith("Traceback (most recent call last):")
-    assert reason.replace("\\", "") in row.reason
-    assert (row.evidence_sha256, dict(row.cost)) == ("", {})
-    assert not store.done(cell("toy"))
-
-
-def test_a_method_that_exits_fails_like_any_other(store: Store, register: Callable[..., None]) -> None:
-    register("methods", toy=Exits)
-    assert run(cell("toy"), store).status == "failed"
-
-
-def test_a_failed_cell_is_tried_again(store: Store, register: Callable[..., None]) -> None:
-    register("methods", toy=Raises)
-    one = cell("toy")
-    assert run(one, store).status == "failed"
-    register("methods", toy=Toy)
-    assert run(one, store).status == "ok"
-
-
-def test_an_original_that_diverges_fails_its_cells(store: Store) -> None:
-    one = replace(cell(), recipe=replace(RECIPES["camu"], lr=1e30, epochs=2))
-    row = run(one, store)
-    assert row.status == "failed"
-    assert "the loss became nan" in row.reason
-    assert not store.has_artifact(one.original_key)
-
-
-def test_a_scenario_that_is_not_supported_is_not_a_failure(store: Store, register: Callable[..., None]) -> None:
-    register("methods", toy=ClassOnly)
-    row = run(cell("toy"), store)
-    assert (row.status, row.reason) == ("n/a", "supports class only")
-    assert store.done(cell("toy"))
-    assert run(cell("toy", scenario="class"), store).status == "ok"
-
-
-# --- cost ------------------------------------------------------------------------------------------------------------
-
-
-def test_the_cost_of_a_method_is_what_it_drew(store: Store) -> None:
-    row = run(cell("gradient_ascent", epochs=3), store)
-    assert (row.cost["samples"], row.cost["gradients"]) == (36, 36)
-    row = run(cell("finetune", epochs=2), store)
-    assert (row.cost["samples"], row.cost["gradients"]) == (216, 216)
-
-
-def test_costs_add_up_except_for_the_peak_of_memory() -> None:
-    call: dict[str, float | None] = {"seconds": 1.0, "peak_memory": 5.0, "samples": 2.0}
-    assert add_costs(call, {"seconds": 2.5, "peak_memory": 3.0, "samples": 8.0}) == {
-        "seconds": 3.5, "peak_memory": 5.0, "samples": 10.0,
-    }  # fmt: skip
-    assert add_costs(call, {}) == call
-    assert add_costs({"peak_memory": None}, {"peak_memory": None}) == {"peak_memory": None}
-
-
-def test_the_estimate_of_a_training_grows_with_it(store: Store) -> None:
-    short = cell()
-    data = runner.load_data(short.dataset, store.root, CPU)
-    long = replace(short, recipe=replace(short.recipe, epochs=100_000))
-    assert runner.time_training(long, data) > 100 * runner.time_training(short, data) > 0
-    assert not list(store.root.rglob("*.safetensors"))
+def test_recipe_fields_of_cells_are_used(store: Store) -> None:
+    """bfloat16 gives another original, with the same shape of evidence."""
+    plain, half = cell(), replace(cell(), recipe=Recipe(epochs=1, precision="bfloat16"))
+    rows = [run(one, store) for one in (plain, half)]
+    assert [row.status for row in rows] == ["ok", "ok"]
+    assert rows[0].evidence_sha256 != rows[1].evidence_sha256
 
 
 @dataclass(frozen=True)
@@ -450,11 +310,3 @@ def test_a_method_runs_in_the_precision_of_the_recipe(
     assert run(replace(cell("looks"), recipe=Recipe(epochs=1, precision="bfloat16")), store).status == "ok"
     assert Looks.seen == [("original", dtype), ("prepare", dtype), ("unlearn", dtype)]
     assert not torch.is_autocast_enabled("cpu")
-
-
-def test_recipe_fields_of_cells_are_used(store: Store) -> None:
-    """bfloat16 gives another original, with the same shape of evidence."""
-    plain, half = cell(), replace(cell(), recipe=Recipe(epochs=1, precision="bfloat16"))
-    rows = [run(one, store) for one in (plain, half)]
-    assert [row.status for row in rows] == ["ok", "ok"]
-    assert rows[0].evidence_sha256 != rows[1].evidence_sha256

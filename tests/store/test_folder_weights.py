@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.torch
 import torch
 
 from unlearnbench.plan.spec import UnlearnBenchError
@@ -97,3 +98,13 @@ def test_a_killed_process_gives_its_lock_back(store: Store) -> None:
     worker.kill()
     assert free.wait(30)
     worker.join()
+
+
+def test_the_device_is_kept_beside_the_cost_and_unknown_of_older_artifacts(store: Store) -> None:
+    store.artifact("abc", lambda: ({"w": torch.ones(3)}, {"seconds": 1.0}), "GPU A")
+    assert store.artifact("abc", lambda: pytest.fail("made twice"), "GPU B")[1] == {"seconds": 1.0}
+    assert store.made_on("abc") == "GPU A"
+    old = safetensors.torch.save({"w": torch.ones(3)}, {"cost": '{"seconds": 2.0}'})
+    (store.root / "artifacts" / "old.safetensors").write_bytes(old)
+    assert store.weights("old")[1] == {"seconds": 2.0}
+    assert store.made_on("old") == ""

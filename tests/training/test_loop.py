@@ -110,7 +110,9 @@ def test_outputs_in_half_precision_are_handed_out_in_single(model: Classifier, d
         for network in (model, wrapped):
             assert network(data.x_train).dtype == network.encode(data.x_train).dtype == torch.float32
         assert model.encoder(data.x_train).dtype == torch.bfloat16
-    assert build_model(build("models", "cnn", {}), (1, 8, 8), 3, 0).double()(data.x_train.double()).dtype == torch.double
+    assert (
+        build_model(build("models", "cnn", {}), (1, 8, 8), 3, 0).double()(data.x_train.double()).dtype == torch.double
+    )
 
 
 def test_every_sample_is_drawn_once_an_epoch(model: Classifier, data: Data) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from copy import deepcopy
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from unlearnbench.plan.registry import build
-from unlearnbench.plan.spec import UnlearnBenchError
+from unlearnbench.plan.spec import Model, UnlearnBenchError
 from unlearnbench.training.models import Classifier, build_model, has_batch_statistics
 
 # name, parameters, input shape, features of the representation
@@ -161,3 +162,26 @@ def test_a_layer_that_is_not_there_is_an_error_at_once() -> None:
 )
 def test_batch_statistics_are_batchnorm_and_dropout(model: nn.Module, expected: bool) -> None:
     assert has_batch_statistics(model) == expected
+
+
+@dataclass(frozen=True)
+class Odd(Model):
+    """A network of other logits than there are classes, or whose first layer works in place."""
+
+    more: int = 0
+    in_place: bool = False
+
+    def build(self, input_shape: tuple[int, int, int], num_classes: int) -> Classifier:
+        first = nn.ReLU(inplace=True) if self.in_place else nn.Identity()
+        return Classifier(nn.Sequential(first, nn.Flatten()), nn.Linear(64, num_classes + self.more), num_classes)
+
+
+def test_a_network_with_more_logits_than_classes_is_refused_by_name() -> None:
+    build_model(Odd(), (1, 8, 8), 10, 0)
+    with pytest.raises(UnlearnBenchError, match=r"model Odd: .* shape \(2, 12\), expected logits \[2, 10\]"):
+        build_model(Odd(more=2), (1, 8, 8), 10, 0)
+
+
+def test_a_network_that_writes_into_its_images_is_refused_by_name() -> None:
+    with pytest.raises(UnlearnBenchError, match="model Odd: its network writes into the images that it is given"):
+        build_model(Odd(in_place=True), (1, 8, 8), 10, 0)

@@ -156,3 +156,14 @@ def test_train_is_the_originals_recipe(data: Data) -> None:
     order = Samples(*x, made.forget._seed, None, Counter())
     expected = train(made.fresh_model(), order, Recipe(lr=0.01, epochs=1))
     assert torch.equal(state(made.train(made.fresh_model(), made.forget)), state(expected))
+
+
+def test_what_is_written_into_a_set_stays_in_it(data: Data) -> None:
+    before, needs = data.checksums(), EVERYTHING | Access.TRAINING
+    made = task(data, needs)
+    for samples in (made.forget, made.retain, made.validation, made.training):
+        samples.images().zero_()
+        samples.labels.zero_()
+    assert all(map(torch.equal, before, data.checksums()))
+    again = task(data, needs)
+    assert all(s.images().any() for s in (again.forget, again.retain, again.validation, again.training))

@@ -90,9 +90,18 @@ def parameters_change(trial: Trial) -> str:
     return "a parameter changed, though changes is False" if changed else "no parameter changed"
 
 
+def data_untouched(trial: Trial) -> str:
+    """The dataset, which other cells see as well, is as it was, and the result leaves images alone that it is given."""
+    if not all(map(torch.equal, trial.toy.data.checksums(), trial.data.checksums())):
+        return "the dataset was written into"
+    images = trial.toy.data.x_test.clone()
+    predict(trial.unlearned, images)
+    return "" if torch.equal(images, trial.toy.data.x_test) else "the result writes into the images that it is given"
+
+
 def outputs_valid(trial: Trial) -> str:
     """Logits of the right shape, all finite."""
-    logits = predict(trial.unlearned, trial.toy.data.x_test)
+    logits = predict(trial.unlearned, trial.toy.data.x_test.clone())
     expected = (len(trial.toy.data.x_test), trial.toy.data.num_classes)
     if logits.shape != expected:
         return f"logits have shape {tuple(logits.shape)}, expected {expected}"
@@ -227,6 +236,7 @@ def _memory(thing: object) -> Tensor | None:
 CHECKS: tuple[Callable[[Trial], str], ...] = (
     input_untouched,
     parameters_change,
+    data_untouched,
     outputs_valid,
     state_restored,
     model_restored,

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -20,8 +20,8 @@ from unlearnbench.plan import registry
 from unlearnbench.plan.cells import Cell, Plugin, Recipe
 from unlearnbench.plan.spec import Access, Method
 from unlearnbench.training.loop import precision_for, predict, train
-from unlearnbench.training.models import Classifier
-from unlearnbench.training.originals import keep, trainee
+from unlearnbench.training.models import Classifier, check_same_architecture
+from unlearnbench.training.originals import fresh_network, keep, trainee
 from unlearnbench.training.task import Task
 
 TRAINING = Access.TRAINING | Access.LABELS  # what a method sees that trains an original of its own
@@ -49,8 +49,8 @@ class Toy:
         return {
             "forget": (data.x_train[split.forget], data.y_train[split.forget]),
             "retain": (data.x_train[split.retain], data.y_train[split.retain]),
-            "validation": (data.x_validation, data.y_validation),
-            "test": (data.x_test, data.y_test),
+            "validation": (data.x_validation.clone(), data.y_validation),
+            "test": (data.x_test.clone(), data.y_test),
         }
 
     def accuracy(self, model: nn.Module, part: str) -> float:
@@ -71,6 +71,7 @@ class Trial:
     task: Task
     unlearned: nn.Module
     disturbed: tuple[str, ...]
+    data: Data  # what all of it lay in, a copy of the toy's
 
 
 @functools.cache
@@ -108,22 +109,37 @@ def make_toy(scenario: str) -> Toy:
 
 
 def attempt(method: Method, toy: Toy | None = None) -> Trial:
-    """Apply a method as the harness does. Whatever it disturbs is put right afterwards, and reported."""
+    """Apply a method as the harness does. Whatever it disturbs is put right afterwards, and reported.
+
+    Raises UnlearnBenchError where it prepares, or brings, a network of another architecture than it should.
+    """
     toy = toy or make_toy("class" if method.scenarios is None or "class" in method.scenarios else method.scenarios[0])
-    original: nn.Module = deepcopy(toy.original)
-    precision = precision_for(method, toy.cell.recipe, toy.data.x_train.device)
+    data, original, name = deepcopy(toy.data), cast(nn.Module, deepcopy(toy.original)), type(method).__name__
+    precision = precision_for(method, toy.cell.recipe, data.x_train.device)
     with undisturbed() as disturbed:
         if Access.TRAINING in method.needs:
             unknown = replace(toy.split, forget=toy.split.forget[:0], forget_classes=())
+            training = Task.of(toy.cell, data, unknown, TRAINING, Counter())
             with precision:
-                original = method.original(Task.of(toy.cell, toy.data, unknown, TRAINING, Counter())).eval()
-        records = keep(method.needs, toy.cell, toy.data, toy.split, original, None, lambda make: make())
-        task = Task.of(toy.cell, toy.data, toy.split, method.needs, Counter(), records)
+                own = method.original(training)
+            original = loaded(own, method.blank(training), f"{name}.original")
+        records = keep(method.needs, toy.cell, data, toy.split, original, None, lambda make: make())
+        task = Task.of(toy.cell, data, toy.split, method.needs, Counter(), records)
         before = deepcopy(original.state_dict())
         with precision:
-            task.prepared = method.prepare(task)
+            prepared = method.prepare(task)
+        if prepared is not None:
+            task.prepared = loaded(prepared, fresh_network(toy.cell, data, 0), f"{name}.prepare")
+        with precision:
             unlearned = method.unlearn(deepcopy(original), task)
-    return Trial(method, toy, original, before, task, unlearned, tuple(disturbed))
+    return Trial(method, toy, original, before, task, unlearned, tuple(disturbed), data)
+
+
+def loaded(network: nn.Module, blank: nn.Module, whose: str) -> nn.Module:
+    """``blank`` with the weights of ``network``, as if these had come from storage."""
+    check_same_architecture(network, blank, whose)
+    blank.load_state_dict(network.state_dict())
+    return blank.eval()
 
 
 STATE: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {

@@ -15,8 +15,10 @@ from unlearnbench.data.tensors import Counter, Data, derive_seed, forked
 from unlearnbench.measure.probes import half, half_outputs
 from unlearnbench.plan.cells import Cell
 from unlearnbench.plan.registry import build
+from unlearnbench.plan.spec import UnlearnBenchError
 from unlearnbench.runs.runner import (
     as_arrays,
+    device_name,
     load_data,
     load_original,
     load_weights,
@@ -39,7 +41,15 @@ def stack_size(cell: Cell, device: torch.device) -> int:
 
 
 def shadow_split(split: Split, i: int) -> Split:
-    """The request that shadow i makes of a method: to forget a third of D_f, with another third among the retained."""
+    """The request that shadow i makes of a method: to forget a third of D_f, with another third among the retained.
+
+    Raises UnlearnBenchError where D_f has no thirds.
+    """
+    if len(split.forget) < 3:
+        raise UnlearnBenchError(
+            f"shadows: each forgets a third of the forget set, which takes 3 samples, and it has {len(split.forget)}: "
+            "let the scenario forget more, or set shadows = 0"
+        )
     roles = shadow_roles(len(split.forget), i)
     rng = np.random.default_rng([i, 0x5AD1])
     retain = rng.permutation(np.concatenate([split.retain, split.forget[roles == KEPT]]))
@@ -81,7 +91,8 @@ def _train(kind: Kind, cell: Cell, members: Sequence[int], store: Store, data: D
         if kind == "oracles":
             store.put_outputs(key(kind, cell, i), as_arrays(half_outputs(model, data)))
         else:
-            store.artifact(key(kind, cell, i), lambda state=model.state_dict(): (state, {}))  # type: ignore[misc]
+            made = model.state_dict(), dict[str, float | None]()
+            store.artifact(key(kind, cell, i), lambda made=made: made, device_name(data.x_train.device))  # type: ignore[misc]
 
 
 def _seen_by_shadow(split: Split, i: int) -> np.ndarray:

@@ -194,11 +194,13 @@ class Pool:
         return broken
 
     def look_ahead(self, trainings: list[Job], cells: list[Job]) -> float:
-        """Make every split once: a scenario that does not fit the labels is an error before anything trains. Meanwhile
-        take the first few steps of a training: the seconds that all of it will take here, 0 without any."""
-        splits = {job.entry.cell.split_key: job.entry.cell for job in cells}.values()
+        """Make every split once: a scenario that does not fit the labels, or shadows that do not fit the forget set,
+        are an error before anything trains. Meanwhile take the first few steps of a training: the seconds that all of
+        it will take here, 0 without any."""
+        splits = {(job.entry.cell.split_key, job.kind == "shadows"): job.entry.cell for job in cells}
         tasks = [delayed(_time_training)(job, self.root, self.data_root, self.devices) for job in trainings[:1]]
-        tasks += [delayed(_check_split)(cell, self.root, self.data_root, self.devices) for cell in splits]
+        for (_, shadowed), cell in splits.items():
+            tasks.append(delayed(_check_split)(cell, shadowed, self.root, self.data_root, self.devices))
         return sum(seconds or 0.0 for seconds in self.map(iter(tasks)))
 
     def map(self, tasks: Iterator[Any]) -> Iterator[Any]:
@@ -293,10 +295,12 @@ def end_with(parent: int) -> None:
         threading.Thread(target=watch, daemon=True).start()
 
 
-def _check_split(cell: Cell, root: Path, data_root: Path, devices: tuple[str, ...]) -> None:
+def _check_split(cell: Cell, shadowed: bool, root: Path, data_root: Path, devices: tuple[str, ...]) -> None:
     from unlearnbench.runs.runner import load_data, make_cell_split
 
-    make_cell_split(cell, load_data(cell.dataset, data_root, claim(root, devices)))
+    split = make_cell_split(cell, load_data(cell.dataset, data_root, claim(root, devices)))
+    if shadowed:
+        bank.shadow_split(split, 0)
 
 
 def _time_training(job: Job, root: Path, data_root: Path, devices: tuple[str, ...]) -> float:

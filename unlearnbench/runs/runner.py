@@ -8,7 +8,8 @@ import json
 import platform
 import subprocess
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from unlearnbench.plan.spec import Access, Method, UnlearnBenchError
 from unlearnbench.store.folder import State, Store
 from unlearnbench.training.cost import count_work, measure, price
 from unlearnbench.training.loop import precision_for, train
-from unlearnbench.training.models import Classifier, build_model
+from unlearnbench.training.models import Classifier, build_model, check_outputs, check_same_architecture
 from unlearnbench.training.originals import Log, fresh_network, keep, trainee
 from unlearnbench.training.task import Task
 
@@ -50,6 +51,8 @@ def run_cell(cell: Cell, store: Store, data_root: Path, device: torch.device) ->
             put_references(cell, store, data, original)
             original = original_of(method, original, cell, store, data, split)
             unlearned, cost = unlearn(method, original, cell, store, data, split)
+            if prepares(method):
+                facts["environment"]["prepared_device"] = store.made_on(cell.prepared_key)
             tensors, scalars = collect(cell, original, unlearned, data, split)
             return store.put(Row(cell.key, cell, "ok", cost=cost, scalars=scalars, **facts), tensors)
         except (Exception, SystemExit):
@@ -68,7 +71,7 @@ def load_original(cell: Cell, store: Store, data: Data) -> Classifier:
             train(model, samples, cell.recipe)
         return model.state_dict(), cost
 
-    state, _ = store.artifact(cell.original_key, make)
+    state, _ = store.artifact(cell.original_key, make, device_name(data.x_train.device))
     return restored(cell, data, state)
 
 
@@ -87,15 +90,17 @@ def original_of(method: Method, original: Classifier, cell: Cell, store: Store, 
 
     def make() -> tuple[State, dict[str, float | None]]:
         training = task(new_counter(cell, data))
+        precision = precision_for(method, cell.recipe, training.device)
         torch.manual_seed(derive_seed(cell.seed, "own original"))
-        with measure(training.device, training.counter) as cost, precision_for(method, cell.recipe, training.device):
+        with untouched(data, method), measure(training.device, training.counter) as cost, precision:
             model = method.original(training)
+        check_same_architecture(model, blank, f"{type(method).__name__}.original")
         return model.state_dict(), cost
 
-    state, _ = store.artifact(cell.own_original_key, make)
-    model = method.blank(task(Counter()))
-    model.load_state_dict(state)
-    return model.eval()
+    blank = method.blank(task(Counter()))
+    state, _ = store.artifact(cell.own_original_key, make, device_name(data.x_train.device))
+    blank.load_state_dict(state)
+    return blank.eval()
 
 
 def load_weights(key: str, cell: Cell, store: Store, data: Data) -> Classifier:
@@ -165,7 +170,7 @@ def unlearn(
     handles = count_work(model, counter)
     torch.manual_seed(derive_seed(cell.seed, "unlearn"))
     try:
-        with measure(device, counter) as cost, precision_for(method, cell.recipe, device):
+        with untouched(data, method), measure(device, counter) as cost, precision_for(method, cell.recipe, device):
             unlearned = method.unlearn(model, task)
     finally:
         for handle in handles:
@@ -174,6 +179,7 @@ def unlearn(
         raise TypeError(
             f"{type(method).__name__}.unlearn must return the unlearned model, not {type(unlearned).__name__}"
         )
+    check_outputs(unlearned, data.input_shape, data.num_classes, device, f"{type(method).__name__}.unlearn")
     return unlearned.eval(), add_costs(cost, prepared_cost)
 
 
@@ -181,22 +187,44 @@ def load_prepared(
     method: Method, cell: Cell, store: Store, data: Data, split: Split
 ) -> tuple[nn.Module | None, dict[str, float | None]]:
     """What the method prepares (the oracle: its retrained model), made on first need, and what that cost."""
-    if type(method).prepare is Method.prepare:
+    if not prepares(method):
         return None, {}
 
     def make() -> tuple[State, dict[str, float | None]]:
         task = Task.of(cell, data, split, method.needs, new_counter(cell, data))
-        with precision_for(method, cell.recipe, task.device):
-            warm_up(fresh_network(cell, data, 0), data, cell.recipe.batch_size)
+        network, precision = fresh_network(cell, data, 0), precision_for(method, cell.recipe, task.device)
+        with precision:
+            warm_up(network, data, cell.recipe.batch_size)
         torch.manual_seed(derive_seed(cell.seed, "prepare"))
-        with measure(task.device, task.counter) as cost, precision_for(method, cell.recipe, task.device):
+        with untouched(data, method), measure(task.device, task.counter) as cost, precision:
             module = method.prepare(task)
         if module is None:
             raise TypeError(f"{type(method).__name__}.prepare must return the module it prepared")
+        check_same_architecture(module, network, f"{type(method).__name__}.prepare")
         return module.state_dict(), cost
 
-    state, cost = store.artifact(cell.prepared_key, make)
+    state, cost = store.artifact(cell.prepared_key, make, device_name(data.x_train.device))
     return restored(cell, data, state), cost
+
+
+def prepares(method: Method) -> bool:
+    return type(method).prepare is not Method.prepare
+
+
+@contextmanager
+def untouched(data: Data, method: Method) -> Iterator[None]:
+    """Raise UnlearnBenchError if the data, which other cells of this process see as well, are changed within. The next
+    of them loads them anew."""
+    before = data.checksums()
+    try:
+        yield
+    finally:
+        if not all(map(torch.equal, before, data.checksums())):
+            _load_data.cache_clear()
+            raise UnlearnBenchError(
+                f"method {type(method).__name__} wrote into the dataset, which all cells of this process share: it may "
+                "change what its task hands it, and nothing else"
+            )
 
 
 def prepare_cell(cell: Cell, store: Store, data_root: Path, device: torch.device) -> None:
@@ -261,7 +289,7 @@ def environment(data: Data, device: torch.device) -> dict[str, Any]:
     """What a number may depend on beside its key: these are columns of the row, not part of it."""
     cuda = device.type == "cuda"
     return {
-        "device": torch.cuda.get_device_name(device) if cuda else _processor(),
+        "device": device_name(device),
         "threads": torch.get_num_threads(),
         "tf32": cuda and torch.backends.cudnn.allow_tf32,  # convolutions of float32 with 10 bits of mantissa
         "python": platform.python_version(),
@@ -271,6 +299,11 @@ def environment(data: Data, device: torch.device) -> dict[str, Any]:
         "fingerprint": data.fingerprint,
         "source": data.source,
     }
+
+
+def device_name(device: torch.device) -> str:
+    """What costs are measured on, as rows and artifacts note it."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
 
 
 @functools.cache

@@ -176,17 +176,25 @@ class Store:
     def has_artifact(self, key: str) -> bool:
         return self._path("artifacts", key, ".safetensors").exists()
 
-    def artifact(self, key: str, make: Callable[[], tuple[State, dict[str, float | None]]]) -> tuple[State, dict]:
-        """Weights by key with what they cost, made once: one process makes them, the others wait and read."""
+    def artifact(
+        self, key: str, make: Callable[[], tuple[State, dict[str, float | None]]], device: str = ""
+    ) -> tuple[State, dict]:
+        """Weights by key with what they cost, made once: one process makes them, the others wait and read. ``device``
+        is the one that makes them, if they are made now (`made_on`)."""
         path = self._path("artifacts", key, ".safetensors")
         with self.lock(key):
             if not path.exists():
                 from safetensors.torch import save
 
                 state, cost = make()
-                content = save({n: t.detach().cpu().contiguous() for n, t in state.items()}, {"cost": json.dumps(cost)})
-                _write(path, content)
+                facts = {"cost": json.dumps({**cost, "device": device})}  # one entry: several would have no fixed order
+                _write(path, save({n: t.detach().cpu().contiguous() for n, t in state.items()}, facts))
         return self.weights(key)
+
+    def made_on(self, key: str) -> str:
+        """The device on which an artifact that is there cost what it did; "" where that was not noted."""
+        with safetensors.safe_open(self._path("artifacts", key, ".safetensors"), "numpy") as file:
+            return json.loads(file.metadata()["cost"]).get("device", "")
 
     def weights(self, key: str) -> tuple[State, dict]:
         """An artifact that is there. Raises UnlearnBenchError when it is not, or damaged."""
@@ -194,6 +202,7 @@ class Store:
         try:
             with safetensors.safe_open(path, "pt") as file:
                 cost = json.loads((file.metadata() or {})["cost"])
+                cost.pop("device", None)
                 return {name: file.get_tensor(name) for name in file.keys()}, cost  # noqa: SIM118
         except (OSError, safetensors.SafetensorError, KeyError, ValueError) as error:
             raise UnlearnBenchError(f"{path} is damaged ({error}): delete it and run again") from error

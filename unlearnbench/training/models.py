@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -210,7 +212,50 @@ def build_model(model: Model, input_shape: tuple[int, int, int], num_classes: in
 
     Their memory format is channels-last, in which a forward pass of the CNN takes half the time on a CPU. A weight is
     then flattened by ``reshape(-1)``; ``view(-1)`` raises.
+
+    Raises UnlearnBenchError where the network has another number of logits than there are classes, or writes into its
+    input.
     """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        return model.build(input_shape, num_classes).to(memory_format=torch.channels_last)
+        network = model.build(input_shape, num_classes).to(memory_format=torch.channels_last)
+        kind = type(model), repr(model), input_shape, num_classes
+        if kind not in _looked_at:  # once, and not in the time of a method that makes a network
+            check_outputs(network, input_shape, num_classes, torch.device("cpu"), f"model {type(model).__name__}")
+            _looked_at.add(kind)
+        return network
+
+
+def check_same_architecture(network: nn.Module, expected: nn.Module, whose: str) -> None:
+    """Raise UnlearnBenchError unless the state of ``network`` can be loaded into ``expected``."""
+    found, wanted = ({n: tuple(t.shape) for n, t in m.state_dict().items()} for m in (network, expected))
+    if found != wanted:
+        name = next(n for n in {**wanted, **found} if found.get(n) != wanted.get(n))
+        raise UnlearnBenchError(
+            f"{whose} returned a network of another architecture than {type(expected).__name__} of this cell, into "
+            f"which its weights are loaded: {name} is {found.get(name, 'not there')}, expected "
+            f"{wanted.get(name, 'none of that name')}"
+        )
+
+
+_looked_at: set[tuple[type, str, tuple[int, int, int], int]] = set()
+
+
+@torch.no_grad()
+def check_outputs(
+    network: nn.Module, input_shape: tuple[int, int, int], num_classes: int, device: torch.device, whose: str
+) -> None:
+    """Raise UnlearnBenchError unless ``network`` maps images to logits ``[n, num_classes]`` and leaves them as they
+    are: other networks are shown the same ones."""
+    images = torch.linspace(-1, 1, 2 * math.prod(input_shape), device=device).view(2, *input_shape)
+    given = images.clone()
+    logits = deepcopy(network).eval()(given)
+    if logits.shape != (len(images), num_classes):
+        raise UnlearnBenchError(
+            f"{whose}: its network maps {len(images)} images to a tensor of shape {tuple(logits.shape)}, expected "
+            f"logits [{len(images)}, {num_classes}], one for each class"
+        )
+    if not torch.equal(given, images):
+        raise UnlearnBenchError(
+            f"{whose}: its network writes into the images that it is given; its first layer must not work in place"
+        )

@@ -46,7 +46,8 @@ class Task:
     def of(
         cell: Cell, data: Data, split: Split, needs: Access, counter: Counter, records: Mapping[str, Any] = NOTHING
     ) -> Task:
-        """The task of a cell. Sets are copies of what was declared: no view leads back to the whole dataset.
+        """The task of a cell. Sets are copies of what was declared: no view leads back to the whole dataset, and what a
+        method writes into them no other cell sees.
 
         ``records`` are those of `originals.keep`, for the methods that declare them.
         """
@@ -64,7 +65,7 @@ class Task:
         if Access.RETAIN in needs:
             sets["retain"] = part("retain", torch.from_numpy(split.retain).to(data.x_train.device))
         if Access.VALIDATION in needs:
-            sets["validation"] = samples("validation", data.x_validation, data.y_validation)
+            sets["validation"] = samples("validation", data.x_validation.clone(), data.y_validation.clone())
         if Access.TRAINING in needs:
             sets["training"] = samples("training", data.x_train.clone(), data.y_train.clone())
             sets["forgotten"] = torch.zeros(len(data.x_train), dtype=torch.bool, device=data.x_train.device)
