@@ -19,11 +19,12 @@ from unlearnbench.judge.stats import (
     paired_gaps,
     refuse_mixed_devices,
     runs_in_words,
+    several_devices,
     summarise,
     summary_table,
     with_scores,
 )
-from unlearnbench.plan.spec import REASONS, Metric
+from unlearnbench.plan.spec import REASONS, Empty, Metric
 
 
 def metric(name: str, **changes: Any) -> Metric:
@@ -258,3 +259,16 @@ def test_times_of_different_devices_are_refused_and_the_rest_is_kept() -> None:
     assert list(refused["value"].isna()) == [True, True, False, False]
     assert refused["note"][0] == "measured on different devices: cpu, cuda"
     assert refuse_mixed_devices(seconds.assign(device="cpu"), METRICS)["value"].tolist() == [1.0, 1.0]
+
+
+def test_an_oracle_that_was_trained_elsewhere_has_no_honest_seconds_nor_has_what_is_compared_with_them() -> None:
+    """A run that went on on another machine: its oracle's time is of both, and every RTE rests on it."""
+    metrics = METRICS | {"rte": metric("rte", better="high", needs={"oracle": 1}, per_machine=True)}
+    oracle = values(("retrain", "oracle", 0, 9.0, ""), metric="seconds", device=several_devices("B", "A"))
+    rte = values(("camu", "method", 0, 3.0, ""), metric="rte", device=several_devices("B", ""))
+    assert (oracle["device"][0], rte["device"][0], several_devices("A", "A")) == ("B + A", "B", "A")
+    for frame in (pd.concat([oracle, rte]), oracle):
+        refused = refuse_mixed_devices(frame, metrics)
+        assert refused["value"].isna().all()
+        assert set(refused["note"]) == {str(Empty("mixed_devices", "A, B"))}
+    assert refuse_mixed_devices(rte, metrics)["value"].tolist() == [3.0]

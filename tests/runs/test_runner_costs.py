@@ -7,6 +7,9 @@ from dataclasses import replace
 import pytest
 from run_cases import CPU, cell, run
 
+from unlearnbench.judge.results import gather
+from unlearnbench.plan.registry import load
+from unlearnbench.plan.suites import Entry, Plan
 from unlearnbench.runs import runner
 from unlearnbench.runs.runner import add_costs
 from unlearnbench.store.folder import Store
@@ -49,3 +52,6 @@ def test_an_artifact_notes_the_device_that_it_cost_this_on(store: Store, monkeyp
     assert (row.environment["device"], row.environment["prepared_device"]) == ("GPU B", "GPU A")
     assert "prepared_device" not in run(cell(), store).environment  # which prepares nothing
     assert store.made_on(one.original_key) == "GPU B"
+    entries = tuple(Entry(which, "random", "m", "method") for which in (one, cell()))
+    results = gather(store, Plan("suite", "Title", entries, {}), {"seconds": load("metrics", "seconds")})
+    assert results.values["device"].tolist() == ["GPU B + GPU A", "GPU B"]

@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 
 from unlearnbench.judge import floor
+from unlearnbench.judge.stats import several_devices
 from unlearnbench.judge.validation import validate
 from unlearnbench.measure.scoring import Score
 from unlearnbench.plan.registry import load
@@ -34,11 +35,12 @@ class Results:
     ``values`` has one line per row and metric (`VALUE_COLUMNS`): ``method`` and ``scenario`` are the suite's labels in
     the suite's order, ``role`` is ``oracle``, ``control`` or ``method``, ``stands_for`` is the method's; ``value`` is
     NaN where the value is empty or the row failed, ``note`` then says why; a censored value has a ``note`` that starts
-    with ``">"``; ``low`` and ``high`` are the ends of the value's own interval, if it has one. What belongs to a split
-    has no line but that of its first seed. ``curves`` has one line per point of a relearning curve (`CURVE_COLUMNS`),
-    ``retrains`` one per metric and member of the banks (`floor.COLUMNS`), ``methods`` one per scenario and method, with
-    what it may see and where its hyperparameters come from (`METHOD_COLUMNS`). ``metrics`` maps names to records, in
-    the order of the tables. ``settings`` is the suite's ``[report]`` table.
+    with ``">"``; ``device`` names all that the row's costs come from; ``low`` and ``high`` are the ends of the value's
+    own interval, if it has one. What belongs to a split has no line but that of its first seed. ``curves`` has one line
+    per point of a relearning curve (`CURVE_COLUMNS`), ``retrains`` one per metric and member of the banks
+    (`floor.COLUMNS`), ``methods`` one per scenario and method, with what it may see and where its hyperparameters come
+    from (`METHOD_COLUMNS`). ``metrics`` maps names to records, in the order of the tables. ``settings`` is the suite's
+    ``[report]`` table.
     """
 
     suite: str
@@ -84,7 +86,8 @@ def gather(store: Store, plan: Plan, metrics: Mapping[str, Metric]) -> Results:
             "suite": plan.suite, "dataset": cell.dataset.name, "model": cell.model.name,
             "scenario": entry.scenario, "method": entry.method, "role": entry.role, "stands_for": entry.stands_for,
             "split_seed": cell.split_seed, "seed": cell.seed, "quick": cell.quick,
-            "device": row.environment.get("device", ""), "status": row.status, "key": row.key,
+            "device": several_devices(*(row.environment.get(name, "") for name in ("device", "prepared_device"))),
+            "status": row.status, "key": row.key,
         }  # fmt: skip
         scores = store.scores(row.key) if row.status == "ok" else {}
         reason = {"ok": "not scored yet: unlearnbench score", "failed": REASONS["failed"], "n/a": row.reason}[

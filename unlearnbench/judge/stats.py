@@ -172,13 +172,24 @@ def _as_values(pairs: pd.DataFrame, suffix: str) -> pd.DataFrame:
     return pairs.assign(metric=name, value=pairs["gap"], note=pairs["gap_note"], low=np.nan, high=np.nan)[columns]
 
 
+BESIDE = " + "  # between the names of devices
+
+
+def several_devices(*names: str) -> str:
+    """The devices that a row owes its costs to, as the column ``device`` has them; "" is one that is not known."""
+    return BESIDE.join(dict.fromkeys(filter(None, names)))
+
+
 def refuse_mixed_devices(values: pd.DataFrame, metrics: Mapping[str, Metric]) -> pd.DataFrame:
-    """Empty what belongs to a machine wherever the rows of one dataset and scenario come from several."""
+    """Empty what belongs to a machine wherever the rows of one dataset and scenario come from several.
+
+    A row may come from several itself (`several_devices`): its method ran on one what it had prepared on another.
+    """
     values = values.reset_index(drop=True)
     measured = values[values["metric"].isin([m.name for m in metrics.values() if m.per_machine])]
     measured = measured[measured["value"].notna()]
     for _, lines in measured.groupby(["dataset", "scenario"], sort=False):
-        devices = sorted(lines["device"].astype(str).unique())
+        devices = sorted({name for text in lines["device"].unique() for name in str(text).split(BESIDE)})
         if len(devices) > 1:
             values.loc[lines.index, "value"] = np.nan
             values.loc[lines.index, "note"] = str(Empty("mixed_devices", ", ".join(devices)))
