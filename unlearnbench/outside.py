@@ -121,9 +121,15 @@ def _data(train: Labelled, test: Labelled, models: Sequence[nn.Module]) -> Data:
     for name, x, y in (("train", x_train, y_train), ("test", x_test, y_test)):
         if len(x) != len(y) or not len(x):
             raise UnlearnBenchError(f"evaluate: {name} has {len(x)} images and {len(y)} labels")
+    given = x_test[:100].clone()
     with torch.no_grad():
-        logits = [deepcopy(model).eval()(x_test[:2]) for model in models]
-    expected = (len(x_test[:2]), *logits[0].shape[-1:])
+        logits = [deepcopy(model).eval()(given) for model in models]
+    if not torch.equal(given, x_test[:100]):
+        raise UnlearnBenchError(
+            "evaluate: a model writes into the images that it is given, which are those of the next model as well: its "
+            "first layer must not work in place"
+        )
+    expected = (len(given), *logits[0].shape[-1:])
     for one in logits:
         if one.shape != expected or expected[1] <= max(int(y_train.max()), int(y_test.max())):
             raise UnlearnBenchError(

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from numbers import Real
+
+import numpy as np
 
 from unlearnbench.plan.evidence import Context, Evidence
 from unlearnbench.plan.spec import Empty, Estimate, Metric, Need
@@ -51,8 +53,10 @@ def score(
 
     ``context.oracle`` is scored before (or the row itself, if it is the oracle's). ``first``: the row is the one that
     speaks for its split. A metric that raises or returns no finite number is empty with the reason ``metric_error``;
-    the others go on.
+    the others go on. Arrays become read-only: what one metric wrote into them, all later ones would read.
     """
+    for array in _arrays(evidence, context):
+        array.setflags(write=False)
     scores = {}
     for name, metric in sorted(metrics.items(), key=lambda item: item[1].relative):
         value, note = _evaluate(metric, evidence, context, first)
@@ -66,6 +70,17 @@ def score(
             evidence.scores[name] = value
             scores[name] = Score(value, note, version=metric.version)
     return {name: scores[name] for name in metrics}
+
+
+def _arrays(evidence: Evidence, context: Context) -> Iterator[np.ndarray]:
+    """The arrays that metrics share. A mapping that is no dict makes new ones each time that it is asked."""
+    rows = [row for row in (evidence, context.oracle) if row is not None]
+    yield from (row.curve for row in rows)
+    groups = [group for row in rows for group in (row.logits, row.labels, row.representations)]
+    groups += [getattr(context, need) for need in LACKING if need != "oracle"]
+    for group in groups:
+        if isinstance(group, dict):
+            yield from group.values()
 
 
 def _evaluate(
