@@ -239,15 +239,21 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "all": ({"forget": range(300)}, "some but not all"),
     "a mask": ({"forget": np.arange(300) < 30}, "positions in the 300 training samples"),
     "fractions": ({"forget": [0.5, 3.0]}, "positions in the 300 training samples"),
-    "no classes": ({"original": nn.Sequential(nn.Linear(64, 10), nn.Flatten(0))}, r"of shape \(20,\), expected logits"),
+    "no classes": (
+        {"original": nn.Sequential(nn.Linear(64, 10), nn.Flatten(0))},
+        r"of shape \(1000,\), expected logits",
+    ),
     "no shape": ({"original": Shapeless()}, r"of shape \(\), expected logits"),
     "images of logits": (
         {"original": nn.Unflatten(1, (8, 8))},
-        r"of shape \(2, 8, 8\), expected logits \[2, classes\]",
+        r"of shape \(100, 8, 8\), expected logits \[100, classes\]",
     ),
-    "too few classes": ({"original": nn.Linear(64, 9)}, r"of shape \(2, 9\), expected .* a class for every label"),
-    "an oracle of others": ({"oracle": nn.Linear(64, 12)}, r"of shape \(2, 12\), expected .* as many as the original"),
-    "a bank of others": ({"bank": [nn.Linear(64, 11)]}, r"of shape \(2, 11\)"),
+    "too few classes": ({"original": nn.Linear(64, 9)}, r"of shape \(100, 9\), expected .* a class for every label"),
+    "an oracle of others": (
+        {"oracle": nn.Linear(64, 12)},
+        r"of shape \(100, 12\), expected .* as many as the original",
+    ),
+    "a bank of others": ({"bank": [nn.Linear(64, 11)]}, r"of shape \(100, 11\)"),
     "an unknown head": ({"head": "fc"}, "head='fc': .*fc"),
     "nothing to compare with": ({"oracle": None}, r"expected oracle=MODEL, bank=\[MODELS\] or both"),
 }
@@ -263,5 +269,15 @@ def test_what_does_not_fit_is_said(judge: Callable[..., pd.Series], original: nn
 def test_there_must_be_a_model(judge: Callable[..., pd.Series]) -> None:
     with pytest.raises(UnlearnBenchError, match="no unlearned model given"):
         judge([])
-    with pytest.raises(UnlearnBenchError, match=r"of shape \(2, 11\)"):
+    with pytest.raises(UnlearnBenchError, match=r"of shape \(100, 11\)"):
         judge(nn.Linear(64, 11))
+
+
+def test_a_model_that_writes_into_the_images_is_refused_and_they_are_as_they_were(
+    judge: Callable[..., pd.Series], original: nn.Module
+) -> None:
+    """The next model would be shown what it left."""
+    before = TEST[0].clone()
+    with pytest.raises(UnlearnBenchError, match="a model writes into the images that it is given"):
+        judge(nn.Sequential(nn.Hardtanh(0, 0.5, inplace=True), original))
+    assert torch.equal(TEST[0], before)
