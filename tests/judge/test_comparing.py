@@ -1,94 +1,24 @@
-"""Stored rows against stored outputs: what each row is compared with, and when a score is computed again."""
+"""Stored rows against stored outputs: what each row is compared with. When it is scored again: test_comparing_again."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-import torch
+from comparing_cases import CELL, LABELS, SPLIT, Spy, identities, of, outputs, plan, put, put_members, stocked
 
-from unlearnbench.judge.comparing import Basis, Sets, score_plan, score_row
-from unlearnbench.measure.metrics import distance
-from unlearnbench.plan.cells import Cell, Plugin, Recipe, Row
+from unlearnbench.judge.comparing import Sets, score_plan
 from unlearnbench.plan.evidence import Context, Evidence
-from unlearnbench.plan.spec import Empty, Metric, Need
-from unlearnbench.plan.suites import Entry, Plan
+from unlearnbench.plan.spec import Metric
 from unlearnbench.store import roster
 from unlearnbench.store.folder import Store
-
-CELL = Cell(Plugin("digits"), Plugin("cnn"), Recipe(), Plugin("random"), Plugin("ours"), split_seed=7, seed=3)
-SPLIT = {"forget": np.array([4, 1]), "retain": np.array([0, 5, 2, 3]), "test": np.array([3, 0])}
-LABELS = {f"{name}.labels": np.zeros(len(where), int) for name, where in SPLIT.items()}
-TRAIN, TEST = 6, 4
-
-
-def of(method: str, seed: int = 3) -> Cell:
-    return replace(CELL, method=Plugin(method), seed=seed)
-
-
-def outputs(value: float, dtype: type = np.float16) -> dict[str, np.ndarray]:
-    """A model whose logits say who it is and of which sample they are: 10 value + position, and 0."""
-    made = {}
-    for name, count in (("train", TRAIN), ("test", TEST)):
-        z = 10 * value + np.arange(count) + (50 if name == "test" else 0)
-        made[name] = np.stack([z, 0 * z], axis=1).astype(dtype)
-    return made
-
-
-def put(store: Store, cell: Cell, value: float = 0.0) -> Row:
-    tensors = {name: torch.full((len(where), 2), value) for name, where in SPLIT.items()}
-    return store.put(Row(cell.key, cell, "ok"), {**tensors, "curve": torch.zeros(0, 2)})
-
-
-def put_members(store: Store, kind: roster.Kind, cell: Cell, members: Mapping[int, float]) -> None:
-    for i, value in members.items():
-        store.put_outputs(roster.key(kind, cell, i), outputs(value))
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
-    store = Store(tmp_path)
-    store.put_split(CELL, {**SPLIT, **LABELS, "forget_classes": np.zeros(0, int)})
-    for method in ("retrain", "ours"):
-        put(store, of(method))
-    return store
-
-
-def plan(*cells: Cell, **banks: int) -> Plan:
-    cells = cells or (of("ours"), of("retrain"))  # the oracle last: it is scored first all the same
-    entries = [Entry(cell, "random", name, "oracle" if name == "retrain" else "method") for cell in cells
-               for name in [cell.method.name]]  # fmt: skip
-    return Plan("suite", "Title", tuple(entries), {}, **banks)
-
-
-class Spy:
-    """Metrics that remember who asked for them, and what these were compared with."""
-
-    def __init__(self, **needs: Mapping[Need, int]) -> None:
-        self.calls: list[tuple[str, Context]] = []
-        self.metrics = {name: self._metric(name, needs) for name, needs in needs.items()}
-
-    def _metric(self, name: str, needs: Mapping[Need, int]) -> Metric:
-        def fn(evidence: Evidence, context: Context) -> float:
-            self.calls.append((name, context))
-            return float(len(self.calls))
-
-        several = bool({"unlearned", "shadows"} & needs.keys())
-        return Metric(name, name, "", "utility", "high", fn, "A spy.", needs=needs, of_split=several)
-
-    def asked(self) -> list[str]:
-        names = [name for name, _ in self.calls]
-        self.calls.clear()
-        return names
-
-
-def identities(models: np.ndarray) -> list[float]:
-    """Which models these are, ``[N, n, 2]``, by the first of their samples."""
-    return [float(z) // 10 for z in models[:, 0, 0]]
+    return stocked(tmp_path)
 
 
 # --- sets ------------------------------------------------------------------------------------------------------------
@@ -132,10 +62,8 @@ def test_a_method_is_compared_with_its_oracle_original_banks_and_an_untrained_ne
     assert identities(context.bank["retain"]) == [1, 2, 3, 4]
     assert context.unlearned is not None
     assert identities(context.unlearned["retain"]) == [-4, -3]
-    for one in (context, null):
-        assert identities(one.reference("retain")) == [1, 2]
-    assert null.unlearned is not None
-    assert identities(null.unlearned["retain"]) == [3, 4]  # in the oracle's row stands the null
+    assert [identities(side) for side in context.sides("retain")] == [[-4, -3], [1, 2]]
+    assert [identities(side) for side in null.sides("retain")] == [[3, 4], [1, 2]]  # in the oracle's row: the null
 
 
 def test_the_oracle_is_compared_with_itself_and_scored_before_the_others(store: Store) -> None:
@@ -166,7 +94,7 @@ def test_members_that_are_not_there_are_left_out(store: Store) -> None:
     assert context.unlearned is not None
     assert identities(context.bank["retain"]) == [1, 3, 4, 5]
     assert identities(context.unlearned["retain"]) == [2]
-    assert identities(context.reference("retain")) == [1, 3]
+    assert identities(context.sides("retain")[1]) == [1, 3]
     found = store.scores(CELL.key)["more"]
     assert found["reason"] == "small_bank"
     assert found["note"].endswith("5 oracles needed, 4 there")
@@ -189,17 +117,39 @@ def test_shadows_are_sorted_by_what_a_sample_was_to_them_up_to_the_first_that_is
     assert store.scores(of("retrain").key)["shadowed"]["reason"] == "small_bank"
 
 
-def test_the_null_of_the_shadows_is_half_of_the_bank_against_the_other(store: Store) -> None:
-    put_members(store, "oracles", CELL, {i: i for i in range(4)})
-    spy = Spy(shadowed={"shadows": 2})
-    score_plan(plan(of("retrain"), bank=4), store, spy.metrics)
-    [(_, context)] = spy.calls
-    assert context.shadows is not None
-    assert {side: identities(models) for side, models in context.shadows.items()} == {
-        "unlearned": [2, 3],
-        "out": [0, 1],
+@pytest.mark.parametrize(
+    ("bank", "unlearned", "shadows", "made", "per_side"),
+    [(8, 4, 12, 4, 4), (8, 2, 6, 2, 2), (8, 7, 40, 4, 4), (7, 3, 9, 3, 3), (8, 1, 5, 1, 1)],
+)
+def test_the_null_is_as_large_as_what_the_methods_have(
+    store: Store, bank: int, unlearned: int, shadows: int, made: int, per_side: int
+) -> None:
+    """As far as the halves of the bank reach: of a method no more models are looked at, either."""
+    put_members(store, "oracles", CELL, {i: i for i in range(bank)})
+    put_members(store, "unlearned", CELL, {i: i - 10 for i in range(unlearned)})
+    spy = Spy(made={"bank": 2, "unlearned": 1}, shadowed={"shadows": 1})
+    score_plan(plan(bank=bank, unlearned_bank=unlearned, shadows=shadows), store, spy.metrics)
+    (_, null), _, (_, method) = spy.calls
+    half = bank // 2
+    for context, first in ((null, half), (method, -10)):
+        models, reference = context.sides("retain")
+        assert identities(models) == [first + i for i in range(made)]
+        assert identities(reference) == list(range(half))
+        assert len(context.sides("test")[0]) == made
+    assert null.shadows is not None
+    assert {side: identities(models) for side, models in null.shadows.items()} == {
+        "unlearned": [half + i for i in range(per_side)],
+        "out": list(range(per_side)),
     }
-    assert context.shadows["out"][:, :, 0].tolist() == [[4, 1], [14, 11]]  # of D_f
+    assert null.shadows["out"][0, :, 0].tolist() == [4, 1]  # of D_f
+
+
+def test_where_no_method_makes_models_there_is_no_null(store: Store) -> None:
+    put_members(store, "oracles", CELL, {i: i for i in range(4)})
+    spy = Spy(made={"bank": 2, "unlearned": 1}, shadowed={"shadows": 1})
+    score_plan(plan(of("retrain"), bank=4), store, spy.metrics)
+    assert not spy.calls
+    assert {d["reason"] for d in store.scores(of("retrain").key).values()} == {"small_bank"}
 
 
 def test_without_an_oracle_and_outputs_the_reason_is_said(store: Store) -> None:
@@ -244,164 +194,3 @@ def test_an_earlier_seed_takes_over_and_another_split_has_its_own(store: Store) 
     score_plan(plan(CELL, early, elsewhere, unlearned_bank=1), store, spy.metrics)
     assert spy.asked() == ["made"]
     assert [store.scores(c.key)["made"]["reason"] for c in (early, CELL, elsewhere)] == ["", "of_split", ""]
-
-
-# --- what is out of date ---------------------------------------------------------------------------------------------
-
-KINDS: dict[str, Mapping[Need, int]] = {
-    "plain": {}, "gap": {"oracle": 1}, "attack": {"bank": 1}, "made": {"bank": 2, "unlearned": 1},
-    "unlearned_alone": {"unlearned": 1},
-}  # fmt: skip
-
-
-def grown(store: Store, kind: roster.Kind, cell: Cell) -> Callable[[Spy], Plan]:
-    def change(_: Spy) -> Plan:
-        put_members(store, kind, cell, {2: 9})
-        return plan(bank=3, unlearned_bank=3)
-
-    return change
-
-
-def again(store: Store, cell: Cell) -> Callable[[Spy], Plan]:
-    def change(_: Spy) -> Plan:
-        put(store, cell, 1.0)
-        return plan(bank=3, unlearned_bank=3)
-
-    return change
-
-
-def newer(*names: str) -> Callable[[Spy], Plan]:
-    def change(spy: Spy) -> Plan:
-        spy.metrics |= {name: replace(spy.metrics[name], version=2) for name in names}
-        return plan(bank=3, unlearned_bank=3)
-
-    return change
-
-
-CHANGES: list[tuple[str, Callable[[Store], Callable[[Spy], Plan]], list[str]]] = [
-    ("nothing", lambda store: newer(), []),
-    ("a version", lambda store: newer("gap"), ["gap", "gap"]),
-    ("another version", lambda store: newer("plain", "made"), ["plain", "made"] * 2),
-    ("the oracle's evidence", lambda store: again(store, of("retrain")), [*KINDS, "gap"]),  # all of its own row
-    ("the row's evidence", lambda store: again(store, of("ours")), [*KINDS]),
-    ("the bank", lambda store: grown(store, "oracles", CELL),
-     ["attack", "made", "unlearned_alone", "attack", "made"]),  # the oracle's row has its null from it
-    ("the method's models", lambda store: grown(store, "unlearned", CELL), ["made", "unlearned_alone"]),
-    ("the models of another method", lambda store: grown(store, "unlearned", of("theirs")), []),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(("change", "redone"), [pytest.param(c, r, id=name) for name, c, r in CHANGES])
-def test_a_score_is_redone_where_what_it_rests_on_has_changed(
-    store: Store, change: Callable[[Store], Callable[[Spy], Plan]], redone: list[str]
-) -> None:
-    put_members(store, "oracles", CELL, {0: 1, 1: 2})
-    put_members(store, "unlearned", CELL, {0: 3, 1: 4})
-    spy = Spy(**KINDS)
-    score_plan(plan(bank=3, unlearned_bank=3), store, spy.metrics)
-    assert sorted(spy.asked()) == sorted([*KINDS, *KINDS])
-    before = {m: store.scores(of(m).key) for m in ("retrain", "ours")}
-    later = change(store)(spy)
-    score_plan(later, store, spy.metrics)
-    assert sorted(spy.asked()) == sorted(redone)
-    for method, scores in before.items():
-        after = store.scores(of(method).key)
-        assert {name: after[name] for name in after if name not in redone} == {
-            n: scores[n] for n in scores if n not in redone
-        }
-    score_plan(later, store, spy.metrics)
-    assert not spy.calls
-
-
-def test_an_oracle_that_comes_later_fills_what_waited_for_it(store: Store) -> None:
-    spy = Spy(gap={"oracle": 1}, plain={})
-    oracle = of("retrain")
-    store.put(Row(oracle.key, oracle, "failed", "Traceback"))
-    score_plan(plan(), store, spy.metrics)
-    assert spy.asked() == ["plain"]
-    assert store.scores(CELL.key)["gap"]["reason"] == "no_oracle"
-    assert store.scores(oracle.key) == {}
-    put(store, oracle)
-    score_plan(plan(), store, spy.metrics)
-    assert sorted(spy.asked()) == ["gap", "gap", "plain"]
-
-
-def test_a_ratio_to_the_null_follows_both_of_its_terms(store: Store) -> None:
-    rng = np.random.default_rng(0)
-
-    def put_noise(kind: roster.Kind, members: range) -> None:
-        for i in members:
-            made = {
-                name: rng.normal([1, 0], 1, (count, 2)).astype(np.float16)
-                for name, count in (("train", 6), ("test", 4))
-            }
-            store.put_outputs(roster.key(kind, CELL, i), made)
-
-    metrics = {m.name: m for m in (distance.FORGETTING_QUALITY, distance.FORGETTING_RATIO)}
-    found = []
-    for size in (16, 24, 40):
-        put_noise("oracles", range(16 if size < 40 else 40))
-        put_noise("unlearned", range(size // 2))
-        score_plan(plan(bank=40, unlearned_bank=20), store, metrics)
-        null, own = (store.scores(of(m).key) for m in ("retrain", "ours"))
-        ratio, quality = own["forgetting_ratio"]["value"], own["forgetting_quality"]["value"]
-        assert ratio == pytest.approx(quality / null["forgetting_quality"]["value"])
-        assert null["forgetting_ratio"]["value"] == 1.0
-        found.append(ratio)
-    assert len(set(found)) == 3
-
-
-def test_a_row_alone_is_scored_by_what_needs_nothing_else(store: Store) -> None:
-    spy = Spy(**KINDS)
-    row = store.row(CELL)
-    assert row is not None
-    score_row(store, row, spy.metrics)
-    assert spy.asked() == ["plain"]
-    assert list(store.scores(CELL.key)) == ["plain"]
-    score_plan(plan(), store, spy.metrics)
-    assert sorted(spy.asked()) == ["gap", "gap", "plain"]  # the plain one of the oracle's row alone
-    score_row(store, row, spy.metrics)
-    assert not spy.calls
-
-
-def test_stored_scores_are_read_back_as_they_were(store: Store) -> None:
-    def value(evidence: Evidence, _: Context) -> float | Empty:
-        return Empty("too_few", "3 of 10")
-
-    def reader(evidence: Evidence, _: Context) -> float:
-        return float(evidence.scores == {"none": Empty("too_few"), "two": 2.0})
-
-    plain = Metric("none", "", "", "utility", "high", value, "")
-    metrics: dict[str, Any] = {"none": plain, "two": replace(plain, name="two", fn=lambda *_: 2.0)}
-    row = store.row(CELL)
-    assert row is not None
-    score_row(store, row, metrics)
-    score_row(store, row, {"reads": replace(plain, name="reads", fn=reader)})
-    scores = store.scores(CELL.key)
-    assert scores["none"]["note"] == "too few samples: 3 of 10"
-    assert scores["reads"]["value"] == 1.0
-    assert list(scores) == ["none", "two", "reads"]
-
-
-def test_the_basis_names_only_what_a_metric_needs() -> None:
-    metric = Metric("m", "", "", "utility", "high", lambda *_: 0.0, "", needs={"oracle": 1})
-    row = Row(CELL.key, CELL, "ok", evidence_sha256="abc")
-    assert Basis(row, ("a",), ("b",)).of(metric, {}) == "oracle abc"
-    assert Basis().of(metric, {}) == "oracle none"
-    assert Basis(row, ("a",)).of(replace(metric, needs={"original": 1}), {}) == ""
-    banked = replace(metric, needs={"bank": 1}, of_split=True)
-    assert Basis(oracles=("a", "b")).of(banked, {}) != Basis(oracles=("b", "a")).of(banked, {})  # which half it is in
-    assert Basis(first=True).of(banked, {}) != Basis(first=False).of(banked, {})
-    made = replace(metric, reads=("m", "gone"))
-    assert Basis().of(made, {"m": replace(metric, version=3)}) == "oracle none, m version 3"
-
-
-def test_what_is_made_of_a_score_is_redone_with_it(store: Store) -> None:
-    """The planted bug: the mean of two scores keeps what one of them was before its new version."""
-    part = Metric("part", "", "", "utility", "high", lambda *_: 1.0, "")
-    made = replace(part, name="made", reads=("part",), fn=lambda evidence, _: 2 * evidence.scores["part"])
-    row = store.row(CELL)
-    assert row is not None
-    score_row(store, row, {"part": part, "made": made})
-    score_row(store, row, {"part": replace(part, version=2, fn=lambda *_: 5.0), "made": made})
-    assert {name: s["value"] for name, s in store.scores(CELL.key).items()} == {"part": 5.0, "made": 10.0}

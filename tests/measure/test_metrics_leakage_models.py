@@ -106,10 +106,12 @@ IAM = [
 # --- many against many -----------------------------------------------------------------------------------------------
 
 
-def models(n: int, count: int, forget: float, second: float | None = None) -> dict[str, np.ndarray]:
-    """Models all alike: on the second half of D_f other than on the first; retain and test would mislead."""
+def models(n: int, count: int, forget: float, second: float | None = None, test: float = -7) -> dict[str, np.ndarray]:
+    """Models all alike: on the second half of D_f other than on the first. Retain would mislead, and so would the last
+    test sample, of a class that is not in D_f."""
     z = np.repeat([forget, forget if second is None else second], [n // 2, n - n // 2])
-    return {name: two(np.tile(z if name == "forget" else 0 * z - 7, (count, 1))) for name in SETS}
+    sets = {"forget": z, "retain": 0 * z - 7, "test": np.append(0 * z + test, 50)}
+    return {name: two(np.tile(values, (count, 1))) for name, values in sets.items()}
 
 
 def halves(first: dict[str, np.ndarray], second: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -119,7 +121,8 @@ def halves(first: dict[str, np.ndarray], second: dict[str, np.ndarray]) -> dict[
 def against(n: int, unlearned: dict[str, np.ndarray], count: int = 16) -> tuple[Evidence, Context]:
     """The reference, the first half of the bank, has all at 0; the second half would hide a leak."""
     members = halves(models(n, count // 2, 0), models(n, count - count // 2, 4))
-    return evidence(np.zeros(n), np.zeros(n), np.zeros(n)), Context(bank=members, unlearned=unlearned)
+    row = evidence(np.zeros(n), np.zeros(n), np.zeros(n + 1), np.arange(n + 1) == n)
+    return row, Context(bank=members, unlearned=unlearned)
 
 
 def ulira(same: float | str, leak: float | str, half: float | str, n: int = 130) -> list[Case]:
@@ -132,12 +135,26 @@ def ulira(same: float | str, leak: float | str, half: float | str, n: int = 130)
     return [
         case(same, models(n, 8, 0)),
         case(leak, models(n, 8, 4)),
+        case(leak, halves(models(n, 8, 4), models(n, 30, 0))),  # the null has no more than the first half of the bank
         case(half, models(n, 8, 0, 4)),
         case("small_bank", models(n, 7, 4)),
         case("small_bank", models(n, 8, 4), count=15),
     ]
 
 
+# a method that moves everything, one that moves D_f alone, one that moves the test set alone
+EVERYWHERE, FORGET_ALONE, TEST_ALONE = (
+    against(40, models(40, 8, forget, test=test)) for forget, test in ((4, -3), (4, -7), (0, -3))
+)
+# of the classes of D_f half of the test samples are moved
+HALF_OF_CLASS = against(40, models(40, 8, 4))
+HALF_OF_CLASS[1].unlearned["test"][:, :20, 0] = -3  # type: ignore[index]
+NO_CLASS_SHARED = against(40, models(40, 8, 4))
+NO_CLASS_SHARED[0].labels["test"][:] = 1
+NO_SHARED_CLASS = [
+    Case(NO_CLASS_SHARED[0], "too_few", NO_CLASS_SHARED[1]),
+    Case(FORGET_ALONE[0], "small_bank", against(40, models(40, 7, 4))[1]),
+]
 FEW_NEGATIVES = ulira("too_few", "too_few", "too_few", n=120)  # 960 of 1,000 needed
 SHADOWS = [
     (Context(shadows={"unlearned": two(np.tile([0.0, 4], (8, 1))), "out": two(np.zeros((8, 2)))}), 0.875),
@@ -152,6 +169,19 @@ GOLDEN = {
     "emia": EMIA,
     "iam": IAM,
     "ulira": ulira(0.5, 1.0, 0.875),  # half: 1/2 + 1/2 (1/2 + 1/4)
+    "ulira_test": [
+        Case(EVERYWHERE[0], 1.0, EVERYWHERE[1]),
+        Case(FORGET_ALONE[0], 0.5, FORGET_ALONE[1]),
+        Case(HALF_OF_CLASS[0], 0.875, HALF_OF_CLASS[1]),
+        *NO_SHARED_CLASS,
+    ],
+    "ulira_excess": [
+        Case(EVERYWHERE[0], 0.0, EVERYWHERE[1]),
+        Case(FORGET_ALONE[0], 0.5, FORGET_ALONE[1]),
+        Case(TEST_ALONE[0], -0.5, TEST_ALONE[1]),
+        Case(HALF_OF_CLASS[0], 0.125, HALF_OF_CLASS[1]),
+        *NO_SHARED_CLASS,
+    ],
     "ulira_accuracy": ulira(0.5, 1.0, 0.75),
     "ulira_tpr_1": [*ulira(0.0, 1.0, 0.5), *FEW_NEGATIVES],
     "ulira_tpr_01": [*ulira(0.0, 1.0, 0.5, n=1250), *ulira("too_few", "too_few", "too_few")],
@@ -236,6 +266,14 @@ def on_retain(e: Evidence, context: Context) -> tuple[Evidence, Context]:
     })  # fmt: skip
 
 
+def forget_of_all_classes(e: Evidence, context: Context) -> tuple[Evidence, Context]:
+    return replace(e, labels={**e.labels, "test": 0 * e.labels["test"]}), context
+
+
+def minus(value: Any) -> Any:
+    return value if isinstance(value, Empty) else -value.value
+
+
 def without_runs(e: Evidence, context: Context) -> tuple[Evidence, Context]:
     assert context.shadows is not None
     return e, replace(context, shadows={**context.shadows, "unlearned": context.shadows["out"]})
@@ -271,7 +309,14 @@ MUTANTS: list[tuple[str, str, Callable[..., Any]]] = [
         )
     ),
     ("ulira", "accuracy", leakage.ULIRA_ACCURACY.fn),
-    ("ulira_accuracy", "AUC", leakage.ulira_tpr(0.01)),
+    ("ulira", "on test", leakage.ULIRA_TEST.fn),
+    ("ulira", "excess", leakage.ULIRA_EXCESS.fn),
+    ("ulira_test", "on D_f", leakage.ULIRA.fn),
+    ("ulira_test", "all of test", given(leakage.ULIRA_TEST, forget_of_all_classes)),
+    ("ulira_excess", "on D_f", leakage.ULIRA.fn),
+    ("ulira_excess", "all of test", given(leakage.ULIRA_EXCESS, forget_of_all_classes)),
+    ("ulira_excess", "the other way round", lambda *given: minus(leakage.ULIRA_EXCESS.fn(*given))),
+    ("ulira_accuracy", "TPR", leakage.ULIRA_TPR_1.fn),
     ("ulira_tpr_1", "at .1%", leakage.ULIRA_TPR_01.fn),
     ("ulira_tpr_01", "at 1%", leakage.ULIRA_TPR_1.fn),
     ("ruli", "out twice", given(leakage.RULI, without_runs)),
@@ -284,16 +329,34 @@ test_golden, test_the_golden_cases_reject_a_planted_bug, test_every_metric_has_g
 )
 
 
-def test_ulira_has_the_interval_of_its_models() -> None:
+def test_values_of_models_have_the_intervals_of_the_attacks() -> None:
     rng = np.random.default_rng(0)
-    one, context = against(40, {"forget": two(rng.normal(1, 1, (8, 40))), "test": np.empty(8)})
-    members = {"forget": two(rng.normal(0, 1, (16, 40))), "test": np.empty(16)}
-    context = replace(context, bank=members)
-    estimate = leakage.ULIRA.fn(replace(one, seed=3), context)
-    assert isinstance(estimate, Estimate)
-    assert 0.5 < estimate.low < estimate.value < estimate.high < 1
-    assert context.unlearned is not None
-    sides = (models[..., 0].astype(float) for models in (context.unlearned["forget"], members["forget"][:8]))
-    expected = likelihood.ulira(*sides, seed=3)  # margins of two classes are the differences of their logits
-    assert isinstance(expected, likelihood.Attack)
-    assert (estimate.value, estimate.low, estimate.high) == pytest.approx((expected.auc, expected.low, expected.high))
+    labels = {"forget": np.zeros(40, int), "retain": np.zeros(0, int), "test": np.arange(60) % 2}
+    row = replace(evidence([], [], []), labels=labels, seed=3)
+
+    def drawn(count: int, shift: float) -> dict[str, np.ndarray]:
+        return {name: two(rng.normal(shift, 1, (count, len(y)))) for name, y in labels.items()}
+
+    context = Context(
+        bank=drawn(16, 0), unlearned=drawn(8, 1),
+        shadows={"unlearned": drawn(8, 1)["forget"], "out": drawn(8, 0)["forget"]},
+    )  # fmt: skip
+
+    def margins(models: np.ndarray) -> np.ndarray:
+        return models[..., 0].astype(float)  # of two classes: the differences of their logits
+
+    forget = likelihood.ulira(*(margins(side) for side in context.sides("forget")), seed=3)
+    test = likelihood.ulira(*(margins(side)[:, ::2] for side in context.sides("test")), seed=3)
+    assert isinstance(forget, likelihood.Attack)
+    assert isinstance(test, likelihood.Attack)
+    assert context.shadows is not None
+    expected = {
+        leakage.ULIRA: forget.auc, leakage.ULIRA_TEST: test.auc, leakage.ULIRA_ACCURACY: forget.accuracy,
+        leakage.ULIRA_EXCESS: likelihood.excess(forget, test),
+        leakage.RULI: likelihood.ruli(*(margins(context.shadows[side]) for side in ("unlearned", "out")), seed=3),
+    }  # fmt: skip
+    for metric, interval in expected.items():
+        found = metric.fn(row, context)
+        assert isinstance(found, Estimate)
+        assert found.low < found.value < found.high, metric.name
+        assert interval == Estimate(*(pytest.approx(x) for x in (found.value, found.low, found.high)))

@@ -16,7 +16,7 @@ import pytest
 from unlearnbench.measure import attacks, distances, distributions, likelihood, metrics, scoring
 from unlearnbench.measure.scoring import LACKING
 from unlearnbench.plan import registry
-from unlearnbench.plan.spec import REASONS, Family, Metric, Need
+from unlearnbench.plan.spec import REASONS, Family, Metric, Need, Tolerance
 from unlearnbench.runs.engine import FAMILIES
 
 TESTS = Path(__file__).parent
@@ -30,9 +30,10 @@ RECORDS = [record for module in MODULES.values() for record in vars(module).valu
 def line(metric: Metric) -> dict[str, str]:
     needs = " ".join(f"{need}={count}" for need, count in metric.needs.items())
     cells = {name: str(getattr(metric, name)) for name in ("name", "label", "unit", "family", "better")}
-    return (
-        cells | {"needs": needs} | {name: str(getattr(metric, name)) for name in ("of_split", "per_machine", "digits")}
-    )
+    rest = {name: str(getattr(metric, name)) for name in ("of_split", "per_machine", "digits")}
+    margin = metric.tolerance
+    tolerance = "" if margin is None else f"{margin.amount:g}" + " of the oracle's" * margin.of_oracle
+    return cells | {"needs": needs} | rest | {"tolerance": tolerance}
 
 
 def test_the_records_are_the_stored_ones() -> None:
@@ -74,8 +75,40 @@ def test_a_record_is_sound(record: Metric) -> None:
     assert record.doc.endswith(".")
     assert record.relative == ("oracle" in record.needs)
     assert record.family != "oracle-distance" or record.needs or record.better == "oracle"  # else it has no reference
-    assert not record.needs.keys() & {"unlearned", "shadows"} or record.of_split  # several models: one value a split
     assert record.digits >= 0
+
+
+@pytest.mark.parametrize("record", RECORDS, ids=lambda record: record.name)
+def test_tolerances_are_declared_by_family_beforehand(record: Metric) -> None:
+    """A point of accuracy, .02 of an attack, a tenth of the oracle's steps and epochs, and none elsewhere."""
+    by_family = {"utility": Tolerance(1.0), "leakage": Tolerance(0.02)}
+    of_unit = {"steps": Tolerance(0.1, of_oracle=True), "epochs": Tolerance(0.1, of_oracle=True)}
+    assert record.tolerance == by_family.get(record.family, of_unit.get(record.unit))
+
+
+def test_metrics_of_models_are_statements_about_a_split() -> None:
+    several = [record for record in RECORDS if record.needs.keys() & {"unlearned", "shadows"}]
+    assert all(record.of_split for record in several)
+    assert {record.name for record in several} == {
+        "ulira", "ulira_test", "ulira_excess", "ulira_accuracy", "ulira_tpr_1", "ulira_tpr_01", "ruli",
+        "klom", "klom_ou", "klom_uo", "klom_forget", "klom_retain", "klom_test",
+        "forgetting_quality", "forgetting_ratio",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["ulira", "ulira_test", "ulira_accuracy", "ulira_tpr_1", "ulira_tpr_01", "iam"])
+def test_an_attack_whose_negatives_did_not_go_through_the_method_says_what_that_means(name: str) -> None:
+    doc = next(record.doc for record in RECORDS if record.name == name)
+    assert "the method was run" in doc or "the method itself, not D_f" in doc or "read it beside TA" in doc
+
+
+def test_what_is_not_as_published_is_said_where_it_is_shown() -> None:
+    docs = {record.name: record.doc for record in RECORDS}
+    assert "Not on the challenge's scale" in docs["forgetting_quality"]
+    assert "least weight of a leaf" in docs["mia_gbt"]
+    assert "their code takes a step first" in docs["ain"]
+    assert "KL(oracles ‖ unlearned models)" in docs["klom_ou"]
+    assert "KL(unlearned models ‖ oracles)" in docs["klom_uo"]
 
 
 def test_names_and_labels_differ() -> None:

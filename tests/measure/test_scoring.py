@@ -226,7 +226,7 @@ def test_scores_survive_json(evidence: Evidence) -> None:
 def test_the_oracle_against_itself(evidence: Evidence) -> None:
     scores = score(evidence, Context(evidence), ours())
     expected = {
-        "avg_gap": 0.0, "tow": 1.0, "tow_mia": 1.0, "js_oracle": 0.0, "activation_distance": 0.0, "logit_kl": 0.0,
+        "avg_gap": 0.0, "tow": 1.0, "js_oracle": 0.0, "activation_distance": 0.0, "logit_kl": 0.0,
         "relearn_gap": 0.0, "rte": 1.0, "samples_share": 100.0, "gradients_share": 100.0,
     }  # fmt: skip
     assert {name: scores[name].value for name in expected} == pytest.approx(expected, abs=1e-12)
@@ -237,10 +237,10 @@ def test_our_metrics_on_one_row(evidence: Evidence) -> None:
     assert list(scores) == list(ours())
     assert scores["fa"] == Score(75.0)
     assert scores["relearn_steps"] == Score(1000.0, ">1000")
-    assert scores["mia_gbt"].note == "n = 16 per side"
+    assert scores["mia_gbt"].note == "n = 16 per side (CaMU: 4000)"
     reasons = {
         "ta_r": "too_few", "peak_memory": "not_on_device", "avg_gap": "no_oracle", "aus": "not_measured",
-        "zrf": "not_measured", "rmia": "small_bank", "klom_ou": "small_bank", "ruli": "small_bank",
+        "zrf": "not_measured", "rmia": "small_bank", "klom": "small_bank", "ruli": "small_bank",
     }  # fmt: skip
     assert {name: scores[name].reason for name in reasons} == reasons
     assert "metric_error" not in {s.reason for s in scores.values()}

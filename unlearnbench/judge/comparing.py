@@ -39,7 +39,8 @@ class Sets(Mapping[str, np.ndarray]):
 
 @dataclass(frozen=True)
 class Basis:
-    """What a row is compared with: the oracle's row of the same seeds, and the models of its banks by key.
+    """What a row is compared with: the oracle's row of the same seeds, and models by key: the bank of oracles, those
+    that the method made and its shadows. In the oracle's own row the last two are oracles: the null.
 
     ``first``: the row speaks for its split. ``is_oracle``: it is itself the oracle's.
     """
@@ -51,6 +52,14 @@ class Basis:
     first: bool = True
     is_oracle: bool = False
 
+    @classmethod
+    def of_null(cls, oracle: Row | None, oracles: tuple[str, ...], plan: Plan, first: bool) -> Basis:
+        """Of the oracle's row: as many oracles as methods have models, and as they have shadows per side."""
+        half = len(oracles) // 2
+        per_side = min(plan.shadows // 3, half)
+        shadows = oracles[half : half + per_side] + oracles[:per_side]
+        return cls(oracle, oracles, oracles[half : 2 * half][: plan.unlearned_bank], shadows, first, is_oracle=True)
+
     def of(self, metric: Metric, metrics: Mapping[str, Metric]) -> str:
         """What a score of ``metric`` rests on, as text: where it differs from the stored one the score is stale."""
         named = [f"{need} {self._named[need]}" for need in metric.needs if need in self._named]
@@ -59,12 +68,11 @@ class Basis:
 
     @functools.cached_property
     def _named(self) -> dict[str, str]:
-        members = digest(self.oracles)  # the oracle's row has the bank in the place of the method's models
         return {
             "oracle": self.oracle.evidence_sha256 if self.oracle else "none",
-            "bank": members,
-            "unlearned": members if self.is_oracle else digest(self.unlearned),
-            "shadows": members if self.is_oracle else digest(self.shadows),
+            "bank": digest(self.oracles),
+            "unlearned": digest(self.unlearned),
+            "shadows": digest(self.shadows),
         }
 
 
@@ -88,10 +96,14 @@ def score_plan(plan: Plan, store: Store, metrics: Mapping[str, Metric], workers:
             if (entry.role == "oracle") != is_oracle or cell.key not in rows:
                 continue
             first = cell.seed == first_seed[cell.split_group, entry.method]
-            made = roster.stored("unlearned", cell, plan.unlearned_bank, store) if first else ()
-            keys = (roster.key("shadows", cell, i) for i in range(plan.shadows if first else 0))
-            shadows = tuple(takewhile(store.has_outputs, keys))  # roles go by place, so a hole would shift them
-            basis = Basis(oracles.get(cell.group), members[cell.bank_key], made, shadows, first, is_oracle)
+            oracle, bank = oracles.get(cell.group), members[cell.bank_key]
+            if is_oracle:
+                basis = Basis.of_null(oracle, bank, plan, first)
+            else:
+                made = roster.stored("unlearned", cell, plan.unlearned_bank, store) if first else ()
+                keys = (roster.key("shadows", cell, i) for i in range(plan.shadows if first else 0))
+                shadows = tuple(takewhile(store.has_outputs, keys))  # roles go by place, so a hole would shift them
+                basis = Basis(oracle, bank, made, shadows, first)
             batch.append((rows[cell.key], basis))
         Parallel(workers)(delayed(score_row)(store, row, metrics, basis) for row, basis in batch)
 
@@ -136,19 +148,20 @@ def _context(store: Store, row: Row, evidence: Evidence, basis: Basis, metrics: 
         for name, key in (("original", cell.original_key), ("untrained", cell.untrained_key))
         if name in needs and store.has_outputs(key)
     }
-    oracles = unlearned = None
+    oracles = unlearned = shadows = None
     if basis.oracles and needs & {"bank", "unlearned", "shadows"}:
         outputs = _stacked(store.root, basis.oracles)
         oracles = Sets(outputs, split)
-        if basis.is_oracle:
-            unlearned = Sets({name: x[len(x) // 2 :] for name, x in outputs.items()}, split)
-    if basis.unlearned and "unlearned" in needs:
-        unlearned = Sets(_stacked(store.root, basis.unlearned), split)
-    shadows = None
-    if oracles is not None and unlearned is not None and basis.is_oracle:
-        shadows = {"unlearned": unlearned["forget"], "out": oracles["forget"][: len(oracles["forget"]) // 2]}
-    elif len(basis.shadows) >= 3 and "shadows" in needs:
-        shadows = _by_role([store.outputs(key)["forget"] for key in basis.shadows])
+        if basis.is_oracle:  # the keys of `Basis.of_null`, by their places
+            half, made, per_side = len(basis.oracles) // 2, len(basis.unlearned), len(basis.shadows) // 2
+            if made:
+                unlearned = Sets({name: x[half : half + made] for name, x in outputs.items()}, split)
+            shadows = {"unlearned": oracles["forget"][half : half + per_side], "out": oracles["forget"][:per_side]}
+    if not basis.is_oracle:
+        if basis.unlearned and "unlearned" in needs:
+            unlearned = Sets(_stacked(store.root, basis.unlearned), split)
+        if len(basis.shadows) >= 3 and "shadows" in needs:
+            shadows = _by_role([store.outputs(key)["forget"] for key in basis.shadows])
     return Context(oracle, single.get("original"), single.get("untrained"), oracles, unlearned, shadows)
 
 

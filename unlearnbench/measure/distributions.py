@@ -14,7 +14,7 @@ from scipy.special import logsumexp, rel_entr
 
 from unlearnbench.plan.spec import Empty
 
-KLOM_FEWEST = 64  # models per side below which the null of `klom` drowns what is to be seen
+KLOM_FEWEST = 64  # models per side below which the null of `equal_bins_kl` drowns what is to be seen
 QUALITY_FEWEST = 8  # models per side below which `forgetting_quality` has hardly a step between its best and worst
 
 EPSILON_CAP = 50.0  # of an attack that is always right
@@ -40,32 +40,57 @@ def margin(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
 # --- KL of margins ---------------------------------------------------------------------------------------------------
 
 
-def klom(p: np.ndarray, q: np.ndarray, clip: float = 100, bins: int = 20, floor: float = 1e-5) -> np.ndarray:
-    """KL divergence of margins (KLoM): per sample KL(p ‖ q) in nats, float64 ``[n]``, of two histograms.
+def klom(unlearned: np.ndarray, oracle: np.ndarray, bins: int = 8) -> np.ndarray:
+    """KL divergence of margins (KLoM), the larger direction: max{KL(o ‖ u), KL(u ‖ o)} in nats, float64 ``[n]``.
+
+    Of margins ``[N, n]`` and ``[M, n]``. Between the smallest and the largest oracle ``bins`` bins hold equally many
+    oracles; two open ones take what lies outside, so that a broken model is far from all oracles wherever it is, and
+    moves no other edge. Empty bins are floored as in `equal_bins_kl`.
+
+    The bins and the larger direction are this suite's. With equal bins over the joint range one useless model widens
+    all of them until the others agree: of 64 against 64 identical Gaussians the published KL falls from .64 to .09 with
+    one model at -100. Here it rises, .35 to .45, and with four to .84; a shift of all by half a standard deviation has
+    .67 (means over samples and simulated banks). Two honest banks are .35 apart at N = 64, not 0: read it beside its
+    null. Where all samples of a model move together one broken model is within the spread of that null.
+    """
+    u, o = (x.astype(np.float64) for x in (unlearned, oracle))
+    edges = np.quantile(o, np.linspace(0, 1, bins + 1), axis=0)
+    edges[-1] = np.nextafter(edges[-1], np.inf)  # the largest oracle is inside
+    shares = _shares(u, edges), _shares(o, edges)
+    larger = np.maximum(_floored_kl(*shares), _floored_kl(*shares[::-1]))
+    return np.where(np.isnan(u).any(axis=0) | np.isnan(o).any(axis=0), np.nan, larger)
+
+
+def equal_bins_kl(p: np.ndarray, q: np.ndarray, clip: float = 100, bins: int = 20, floor: float = 1e-5) -> np.ndarray:
+    """KLoM as published: per sample KL(p ‖ q) in nats, float64 ``[n]``, of two histograms with equal bins.
 
     ``p`` and ``q`` are margins ``[N, n]`` and ``[M, n]``, clipped to ±``clip``. The ``bins`` equal bins of a sample
     span the range of both sides together. A probability of q is raised to ``floor`` where p is positive, then q is made
-    to sum to 1 again. The public code calls it as (oracle, unlearned), whatever its argument names say.
+    to sum to 1 again. See `klom` for what these bins make of a broken model.
 
-    Georgiev et al. 2024 (not read). Reference code read: https://github.com/RoyRin/data-unlearning-bench,
+    Georgiev et al. 2024 (neither paper nor code read). Code read: https://github.com/RoyRin/data-unlearning-bench,
     unlearning_bench/eval.py at 330464a (its ``scipy.stats.entropy`` makes q sum to 1) and the call in
-    unlearning_bench/run.py at 5df0b70. It differs in one point: its last bin is open, so that the largest of all the
-    margins is lost and that side counts one model less. Here the last bin is closed.
+    unlearning_bench/run.py at 5df0b70, KL(oracle ‖ unlearned); and https://github.com/easydub/EasyDUB-code,
+    easydub/eval.py at 5de3c4c, KL(unlearned ‖ oracle), where q is not made to sum to 1. Both leave the last bin open,
+    so that the largest of all the margins is lost and that side counts one model less. Here it is closed.
     """
     p, q = (np.clip(x.astype(np.float64), -clip, clip) for x in (p, q))
     low, high = np.minimum(p.min(axis=0), q.min(axis=0)), np.maximum(p.max(axis=0), q.max(axis=0))
-    edges = np.linspace(low, high, bins + 1)
-    p, q = _histogram(p, edges), _histogram(q, edges)
-    q = np.where(p > 0, np.maximum(q, floor), q)
-    divergence = rel_entr(p, q / q.sum(axis=0)).sum(axis=0)
-    return np.where(np.isnan(low), np.nan, divergence)
+    edges = np.linspace(low, high, bins + 1)[1:-1]
+    return np.where(np.isnan(low), np.nan, _floored_kl(_shares(p, edges), _shares(q, edges), floor))
 
 
-def _histogram(x: np.ndarray, edges: np.ndarray) -> np.ndarray:
-    """Shares ``[bins, n]`` of the models ``[N, n]`` between the edges ``[bins + 1, n]``, of which none lies outside."""
-    inner = [(x >= edge).sum(axis=0) for edge in edges[1:-1]]
+def _shares(x: np.ndarray, edges: np.ndarray) -> np.ndarray:
+    """Shares ``[bins + 1, n]`` of the models ``[N, n]`` below, between and above the edges ``[bins, n]``."""
+    above = [(x >= edge).sum(axis=0) for edge in edges]
     ends = np.zeros(x.shape[1], dtype=int)
-    return -np.diff(np.stack([ends + len(x), *inner, ends]), axis=0) / len(x)
+    return -np.diff(np.stack([ends + len(x), *above, ends]), axis=0) / len(x)
+
+
+def _floored_kl(p: np.ndarray, q: np.ndarray, floor: float = 1e-5) -> np.ndarray:
+    """KL(p ‖ q) of shares ``[bins, n]``: q raised to ``floor`` where p is positive, then made to sum to 1 again."""
+    q = np.where(p > 0, np.maximum(q, floor), q)
+    return rel_entr(p, q / q.sum(axis=0)).sum(axis=0)
 
 
 # --- the metric of the NeurIPS 2023 challenge ------------------------------------------------------------------------
@@ -79,12 +104,13 @@ def forgetting_quality(unlearned: np.ndarray, oracle: np.ndarray, delta: float =
     The best of many attacks wins by chance too, so compare with honest oracles, which are far from 1. On two identical
     Gaussians F is .18 at N = 8, .13 at 16, .10 at 32, .08 at 64, .07 at 128.
 
-    Read: "Evaluation for the NeurIPS Machine Unlearning Competition" (August 2023;
+    **Not on the challenge's scale.** Read: "Evaluation for the NeurIPS Machine Unlearning Competition" (August 2023;
     https://github.com/unlearning-challenge/unlearning-challenge.github.io at f943bbf,
     assets/data/Machine_Unlearning_Metric.pdf) and https://github.com/google-deepmind/unlearning_evaluation, metric.py
     at ffae0ff. That code tries a grid of 100 thresholds per unit, and of pairs only those whose distance is within 2
     units of the smaller range. Here every place between the values is tried, so that ε does not depend on the unit and
-    is larger: with its grid F is .17 to .22 on the same Gaussians, of standard deviation 1 or 3.
+    is larger: at N = 64 F is .08 where its grid gives .18, on the same Gaussians of standard deviation 1 or 3. Where
+    ranges tie its two sides take turns by their medians, here the better attack counts.
     """
     models, n = min(len(unlearned), len(oracle)), unlearned.shape[1]
     if models < 2:
@@ -96,36 +122,38 @@ def forgetting_quality(unlearned: np.ndarray, oracle: np.ndarray, delta: float =
     return float(points.mean())
 
 
-def final_score(
-    forgetting: float, ra_unlearned: float, ra_oracle: float, ta_unlearned: float, ta_oracle: float
-) -> float | Empty:
-    """The challenge's score F · RA_u/RA_r · TA_u/TA_r, of mean accuracies on D_r and the test set in any unit."""
-    if not ra_oracle or not ta_oracle:
-        return Empty("oracle_empty", "an accuracy of 0 to divide by")
-    return forgetting * (ra_unlearned / ra_oracle) * (ta_unlearned / ta_oracle)
-
-
 def epsilons(unlearned: np.ndarray, oracle: np.ndarray, delta: float = 1e-5) -> np.ndarray:
     """ε of each sample under the best attack that tells unlearned models from oracles, float64 ``[n]`` in [0, 50].
 
     Of statistics ``[N, n]`` and ``[M, n]``: ε = max{log(1-δ-FPR) - log FNR, log(1-δ-FNR) - log FPR}; for the source see
-    `forgetting_quality`. An attack calls what is between two thresholds the side with the smaller range, and every pair
-    of places between two values is tried; where one of them is at the end it is an attack with a single threshold. An
-    attack with exactly one rate of 0 does not count, one that is never wrong has ε 50, and so has a sample where one
-    range is below 1% of the other. Two sides that are one and the same value cannot be told apart: ε is 0.
+    `forgetting_quality`. An attack calls what is between two thresholds the side with the smaller range, either side
+    where they are equal, and every pair of places between two values is tried; where one of them is at the end it is an
+    attack with a single threshold. An attack with exactly one rate of 0 does not count, one that is never wrong has ε
+    50, and so has a sample where one range is below 1% of the other. Two sides that are one and the same value cannot
+    be told apart: ε is 0.
     """
     u, o = unlearned.astype(np.float64), oracle.astype(np.float64)
     range_u, range_o = np.ptp(u, axis=0), np.ptp(o, axis=0)
+    best = _best_attack(u, o, range_u < range_o, delta)
+    if (tied := range_u == range_o).any():
+        inside_u = np.ones(tied.sum(), dtype=bool)
+        best[tied] = np.maximum(best[tied], _best_attack(u[:, tied], o[:, tied], inside_u, delta))
+    peaky = np.minimum(range_u, range_o) < PEAKY * np.maximum(range_u, range_o)
+    return np.where(np.isnan(range_u + range_o), np.nan, np.where(peaky, EPSILON_CAP, best))
+
+
+def _best_attack(u: np.ndarray, o: np.ndarray, inside_is_u: np.ndarray, delta: float) -> np.ndarray:
+    """The largest ε ``[n]`` of attacks that call what is between two thresholds unlearned, where ``inside_is_u``
+    ``[n]``, and elsewhere an oracle."""
     below_u, below_o = _counts_below(u, o)
     by_errors = _epsilon_by_errors(len(u), len(o), delta)
     best = np.zeros(u.shape[1])
     for left in range(len(below_u) - 1):  # one threshold after the other: all pairs at once would not fit
         inside_u, inside_o = below_u[left + 1 :] - below_u[left], below_o[left + 1 :] - below_o[left]
-        errors_u = np.where(range_u < range_o, len(u) - inside_u, inside_u)
-        errors_o = np.where(range_u < range_o, inside_o, len(o) - inside_o)
+        errors_u = np.where(inside_is_u, len(u) - inside_u, inside_u)
+        errors_o = np.where(inside_is_u, inside_o, len(o) - inside_o)
         best = np.maximum(best, by_errors[errors_u, errors_o].max(axis=0))
-    peaky = np.minimum(range_u, range_o) < PEAKY * np.maximum(range_u, range_o)
-    return np.where(np.isnan(range_u + range_o), np.nan, np.where(peaky, EPSILON_CAP, best))
+    return best
 
 
 def _epsilon_by_errors(models_u: int, models_o: int, delta: float) -> np.ndarray:

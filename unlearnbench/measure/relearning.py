@@ -43,7 +43,10 @@ def anamnesis_steps(model: nn.Module, train: Samples, x: Tensor, y: Tensor, targ
     """Steps of training on the whole training set (Adam 1e-3, batch 256) until the accuracy on ``x``, ``y`` (held-out
     samples of the forgotten classes) is at least ``target``, a fraction; None if ``cap`` steps did not do.
 
-    The counts behind the anamnesis index (AIN: Chundawat et al., 2201.05629); the looks are those of `relearn_steps`.
+    The counts behind the anamnesis index (AIN: Chundawat et al., 2201.05629); the looks are those of `relearn_steps`,
+    of which the first comes before any step. The authors' code takes a step before each look, so that 1 is its least
+    count, 10 epochs its most and no ratio is 0 or without a value (read: ayushkumartarun/zero-shot-unlearning
+    metrics.py, 89f4ce68; it looks at a ``valid_dl`` of the notebook in place of its argument).
     """
 
     def reached(model: nn.Module) -> bool:

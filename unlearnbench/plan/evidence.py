@@ -46,10 +46,13 @@ class Context:
     ``oracle`` is the evidence of the oracle with the same seeds. ``original`` and ``untrained`` are logits, float32
     ``[n, num_classes]`` by set, of the original and of a network with random weights. ``bank`` are those of N honest
     retrainings that no row shows, float16 ``[N, n, num_classes]``; ``unlearned`` those of models that the row's method
-    made from originals of other seeds. Where the row is the oracle's own, ``unlearned`` is the second half of the bank:
-    what stands in its line is the null. `reference` is then the first half, and the same for every row. ``shadows`` are
-    logits on D_f, float16 ``[K, n, num_classes]``, of K shadow runs of the method that have ``"unlearned"`` a sample
-    and of K for which it was ``"out"``; a row of them mixes runs. ``shared`` keeps what several metrics compute alike.
+    made from originals of other seeds. ``shadows`` are logits on D_f, float16 ``[K, n, num_classes]``, of shadow runs
+    of the method: K that have ``"unlearned"`` a sample and K for which it was ``"out"``; a row of them mixes runs.
+
+    Where the row is the oracle's own, oracles stand in for the models of a method: what is in its line is **the null,
+    of the same size**. ``unlearned`` are then as many of the second half of the bank as a method is to make models,
+    and ``shadows`` as many of each half as it has shadow runs per side, as far as the halves reach. ``shared`` keeps
+    what several metrics compute alike.
     """
 
     oracle: Evidence | None = None
@@ -68,7 +71,11 @@ class Context:
         several = {"bank": "test", "unlearned": "test", "shadows": "out"}
         return len(models[several[need]]) if need in several else 1
 
-    def reference(self, subset: str) -> np.ndarray:
-        """The half of the bank that distributions of models are compared with, ``[N // 2, n, num_classes]``."""
+    def sides(self, subset: str) -> tuple[np.ndarray, np.ndarray]:
+        """The unlearned models and the first half of the bank, which all rows of a split are compared with: ``[M, n,
+        num_classes]`` and ``[N // 2, n, num_classes]``, M at most N // 2, since the null cannot have more."""
         assert self.bank is not None
-        return self.bank[subset][: len(self.bank[subset]) // 2]
+        assert self.unlearned is not None
+        oracles = self.bank[subset]
+        half = len(oracles) // 2
+        return self.unlearned[subset][:half], oracles[:half]

@@ -6,7 +6,9 @@ import numpy as np
 
 from unlearnbench.measure.metrics import Measure
 from unlearnbench.plan.evidence import Context, Evidence
-from unlearnbench.plan.spec import Empty, Metric
+from unlearnbench.plan.spec import Empty, Metric, Tolerance
+
+TOLERANCE = Tolerance(1.0)  # a point
 
 
 def accuracy(subset: str) -> Measure:
@@ -31,14 +33,18 @@ def _accuracy(evidence: Evidence, subset: str, where: np.ndarray | None = None) 
     return 100 * float(right.mean()) if len(right) else Empty("too_few", f"no {subset} sample of these classes")
 
 
-FA = Metric("fa", "FA", "%", "utility", "oracle", accuracy("forget"), doc="Accuracy on the forget set D_f.")
-RA = Metric("ra", "RA", "%", "utility", "oracle", accuracy("retain"), doc="Accuracy on the retain set D_r.")
-TA = Metric("ta", "TA", "%", "utility", "oracle", accuracy("test"), doc="Accuracy on the test set.")
-TA_R = Metric(
-    "ta_r", "TA-r", "%", "utility", "oracle", class_accuracy(forgotten=False),
-    doc="Accuracy on the test samples of all but the forgotten classes; class scenarios only.",
+def _record(name: str, label: str, measure: Measure, doc: str) -> Metric:
+    return Metric(name, label, "%", "utility", "oracle", measure, doc, tolerance=TOLERANCE)
+
+
+FA = _record("fa", "FA", accuracy("forget"), "Accuracy on the forget set D_f.")
+RA = _record("ra", "RA", accuracy("retain"), "Accuracy on the retain set D_r.")
+TA = _record("ta", "TA", accuracy("test"), "Accuracy on the test set.")
+TA_R = _record(
+    "ta_r", "TA-r", class_accuracy(forgotten=False),
+    "Accuracy on the test samples of all but the forgotten classes; class scenarios only.",
 )  # fmt: skip
-TA_F = Metric(
-    "ta_f", "TA-f", "%", "utility", "oracle", class_accuracy(forgotten=True),
-    doc="Accuracy on the test samples of the forgotten classes; class scenarios only.",
+TA_F = _record(
+    "ta_f", "TA-f", class_accuracy(forgotten=True),
+    "Accuracy on the test samples of the forgotten classes; class scenarios only.",
 )  # fmt: skip
