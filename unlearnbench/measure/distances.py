@@ -69,7 +69,8 @@ def linear_cka(a: np.ndarray, b: np.ndarray) -> float | Empty:
     """Linear centred kernel alignment of representations ``[n, d1]`` and ``[n, d2]`` of the same samples, in [0, 1].
 
     ‖BᵀA‖² / (‖AᵀA‖ ‖BᵀB‖) of centred features, Frobenius norms (Kornblith et al., ICML 2019; not read). Rotating,
-    scaling or shifting either side changes nothing. Empty where a side is the same for all samples.
+    scaling or shifting either side changes nothing. Two sides that have nothing to do with each other are not at 0: of
+    n samples of d independent features each it is about d / (n + d). Empty where a side is the same for all samples.
     """
     if (a == a[:1]).all() or (b == b[:1]).all():  # holds for no sample and for one
         return Empty("constant")
@@ -101,7 +102,9 @@ def separability(forget: np.ndarray, retain: np.ndarray, seed: int) -> float | E
 def tow(gaps: Iterable[float]) -> float:
     """Tug of war: Π (1 - |Δ|) over gaps to the oracle as fractions, usually on D_f, D_r and test; 1 is the oracle.
 
-    Zhao et al., NeurIPS 2024 (not read).
+    Zhao et al., NeurIPS 2024 (not read). Of the authors' code, kairanzhao/RUM, main_forget.py and evaluation/SVC_MIA.py
+    were (f593c9d): its attack is that of `attacks.svc`. That ToW-MIA takes its value by confidence is a secondary
+    source's; ToW is not in that code.
     """
     return math.prod(1 - abs(gap) for gap in gaps)
 

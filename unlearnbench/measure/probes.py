@@ -97,8 +97,8 @@ def representations(model: nn.Module, x: Tensor) -> Tensor | None:
 
 
 def half_outputs(model: nn.Module, data: Data) -> dict[str, Tensor]:
-    """Logits on the training and the test set in the order of the dataset, float16: 11 bits, so that a margin of 16 is
-    known to within .01. Losses, margins and attacks of a bank are read from these.
+    """Logits on the training and the test set in the order of the dataset, float16: 11 bits, so that margins of logits
+    between -16 and 16 are known to within .01. Losses, margins and attacks of a bank are read from these.
 
     Raises FloatingPointError when an output is NaN or infinite.
     """

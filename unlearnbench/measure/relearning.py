@@ -29,7 +29,8 @@ def relearn_steps(model: nn.Module, forget: Samples, target: float, cap: int) ->
     """Minibatch steps of plain training on the forget set (Adam 1e-3, batch 32) until its loss is at most ``target``.
 
     None if ``cap`` steps did not do. Also the seconds of the steps, the looks at the loss not counted. The loss is
-    looked at after each of the first 40 steps and then every 5% of the steps done: a large count is exact to 5%.
+    looked at after each of the first 40 steps and then every 5% of the steps done: of a loss that only falls, a large
+    count is at most 5% too high.
     """
 
     def reached(model: nn.Module) -> bool:

@@ -204,9 +204,9 @@ def _klom(name: str, label: str, measure: Measure, doc: str, version: int = 1) -
 SETS = ("forget", "retain", "test")
 KLOM = _klom(
     "klom", "KLoM", klom(0, *SETS),
-    "KL divergence of per-sample histograms of margins between oracles and unlearned models, in the larger direction, "
-    "bins from the oracles' quantiles with open ends: mean over D_f, D_r and test, each counting the same (after "
-    "Georgiev et al. 2024; bins and direction are ours). Two honest banks are far from 0: below the null, in the "
+    doc="KL divergence of per-sample histograms of margins between oracles and unlearned models, in the larger "
+    "direction, bins from the oracles' quantiles with open ends: mean over D_f, D_r and test, each counting the same "
+    "(after Georgiev et al. 2024; bins and direction are ours). Two honest banks are far from 0: below the null, the "
     "oracle's line, nothing is better. 95% interval by jackknife over models.",
 )  # fmt: skip
 KLOM_OU = _klom(
@@ -219,9 +219,9 @@ KLOM_UO = _klom(
     doc="KLoM as EasyDUB and Georgiev et al. run it: KL(unlearned models ‖ oracles), 20 equal bins over the joint "
     "range. A few broken models lower it: a value below the null is no merit.",
 )  # fmt: skip
-KLOM_FORGET = _klom("klom_forget", "KLoM D_f", klom(0, "forget"), "KLoM on D_f alone.")
-KLOM_RETAIN = _klom("klom_retain", "KLoM D_r", klom(0, "retain"), "KLoM on D_r alone.")
-KLOM_TEST = _klom("klom_test", "KLoM test", klom(0, "test"), "KLoM on the test set alone.")
+KLOM_FORGET = _klom("klom_forget", "KLoM D_f", klom(0, "forget"), doc="KLoM on D_f alone.")
+KLOM_RETAIN = _klom("klom_retain", "KLoM D_r", klom(0, "retain"), doc="KLoM on D_r alone.")
+KLOM_TEST = _klom("klom_test", "KLoM test", klom(0, "test"), doc="KLoM on the test set alone.")
 
 
 def _quality(evidence: Evidence, context: Context) -> Estimate | Empty:

@@ -37,14 +37,14 @@ def _record(name: str, label: str, measure: Measure, doc: str) -> Metric:
     return Metric(name, label, "%", "utility", "oracle", measure, doc, tolerance=TOLERANCE)
 
 
-FA = _record("fa", "FA", accuracy("forget"), "Accuracy on the forget set D_f.")
-RA = _record("ra", "RA", accuracy("retain"), "Accuracy on the retain set D_r.")
-TA = _record("ta", "TA", accuracy("test"), "Accuracy on the test set.")
+FA = _record("fa", "FA", accuracy("forget"), doc="Accuracy on the forget set D_f.")
+RA = _record("ra", "RA", accuracy("retain"), doc="Accuracy on the retain set D_r.")
+TA = _record("ta", "TA", accuracy("test"), doc="Accuracy on the test set.")
 TA_R = _record(
     "ta_r", "TA-r", class_accuracy(forgotten=False),
-    "Accuracy on the test samples of all but the forgotten classes; class scenarios only.",
+    doc="Accuracy on the test samples of all but the forgotten classes; class scenarios only.",
 )  # fmt: skip
 TA_F = _record(
     "ta_f", "TA-f", class_accuracy(forgotten=True),
-    "Accuracy on the test samples of the forgotten classes; class scenarios only.",
+    doc="Accuracy on the test samples of the forgotten classes; class scenarios only.",
 )  # fmt: skip
