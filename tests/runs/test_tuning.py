@@ -14,82 +14,14 @@ from torch import nn
 from tuning_cases import Damage, trials_of
 
 from unlearnbench import api
-from unlearnbench.data.split import make_split
-from unlearnbench.plan.registry import build
-from unlearnbench.plan.spec import Uniform, UnlearnBenchError
-from unlearnbench.plan.suites import Options, Plan, make_plan
+from unlearnbench.plan.spec import Uniform
+from unlearnbench.plan.suites import Plan, make_plan
 from unlearnbench.runs import tuning
 from unlearnbench.runs.engine import Pool
-from unlearnbench.runs.tuning import GAPS, WORST, searches, tuning_split
+from unlearnbench.runs.tuning import GAPS, WORST, searches
 from unlearnbench.store.folder import Store
 
 LABELS = np.arange(400) % 10
-
-
-# --- the requests ----------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("name", "params", "size"),
-    [("random", {"fraction": 0.1}, 40), ("random", {"count": 7}, 7), ("class", {"classes": [8]}, 40)],
-)
-def test_a_tuning_request_shares_no_forget_sample_with_the_reported_ones(name: str, params: dict, size: int) -> None:
-    scenario = build("scenarios", name, params)
-    reported = [0, 1, 2, 3, 4]
-    split = tuning_split(scenario, LABELS, 50, reported, 3_000_000)
-    taken = np.concatenate([make_split(scenario, LABELS, 50, s).forget for s in reported])
-    assert len(split.forget) == size
-    assert not set(split.forget) & set(taken)
-    assert sorted([*split.forget, *split.retain]) == list(range(400))
-    assert sorted(split.test) == list(range(50))
-    other = tuning_split(scenario, LABELS, 50, reported, 3_000_001)
-    assert name == "class" or set(other.forget) != set(split.forget)
-
-
-def test_another_class_is_forgotten_and_the_method_is_told_which() -> None:
-    split = tuning_split(build("scenarios", "class", {"classes": [8]}), LABELS, 50, [0], 3_000_000)
-    assert split.forget_classes == (9,)
-    assert set(LABELS[split.forget]) == {9}
-
-
-@pytest.mark.parametrize(
-    ("own", "others"), [([9], {0}), ([0, 1], {2, 3}), ([3, 9], {0, 1}), ([1, 2, 3, 4, 5], {6, 7, 8, 9})]
-)
-def test_as_many_classes_as_there_are_to_be_had(own: list[int], others: set[int]) -> None:
-    chosen = build("scenarios", "class", {"classes": own}).elsewhere(LABELS)
-    assert set(chosen.forget_classes) == others
-
-
-def test_where_the_reported_sets_take_everything_it_says_so() -> None:
-    scenario = build("scenarios", "random", {"fraction": 0.5})
-    with pytest.raises(UnlearnBenchError, match="cannot forget 200 of"):
-        tuning_split(scenario, LABELS, 50, range(20), 3_000_000)
-
-
-def test_requests_that_avoid_other_seeds_share_nothing_but_the_originals(
-    tiny: Callable[..., Path], register: Callable[..., None], tmp_path: Path
-) -> None:
-    register("methods", damage=Damage)
-    plans = [make_plan(str(tiny("damage", seeds=seeds))) for seeds in ((0, 1), (0, 1, 2))]
-    one, other = (searches(plan, 1, 1)[0].cells[0] for plan in plans)
-    assert one.original_key == other.original_key
-    assert one.own_original_key == other.own_original_key
-    for key in ("oracle_key", "prepared_key", "split_key"):
-        assert getattr(one, key) != getattr(other, key)
-    assert one.log_key(True) != other.log_key(True)
-    store = Store(tmp_path / "results")
-    for plan in plans:
-        api.tune(plan, 1, 1, store, "cpu", 1)
-    there = {one.original_key, one.oracle_key, other.oracle_key}
-    assert {path.stem for path in (store.root / "artifacts").glob("*.safetensors")} == there
-
-
-def test_the_scenario_of_a_request_is_named_with_what_it_avoids(plan: Plan) -> None:
-    (search,) = searches(plan, 1, 1)
-    own = search.entry.cell.scenario.params
-    assert search.cells[0].scenario.name == "tuning random"
-    assert search.cells[0].scenario.params == {**own, "reported": [0, 1]}
-    assert "reported" not in own
 
 
 # --- the search ------------------------------------------------------------------------------------------------------
@@ -160,15 +92,6 @@ def test_why_trials_fail_is_said(plan: Plan, tmp_path: Path, monkeypatch: pytest
     assert [t.value == WORST for t in trials_of(Store(tmp_path))] == [False, True, True]
 
 
-def test_the_validation_share_is_needed(
-    tiny: Callable[..., Path], register: Callable[..., None], tmp_path: Path
-) -> None:
-    register("methods", damage=Damage)
-    plan = make_plan(str(tiny("damage")), Options(sets=["dataset.validation=0.0"]))
-    with pytest.raises(UnlearnBenchError, match="no validation share"):
-        api.tune(plan, 1, 1, Store(tmp_path), "cpu", 1)
-
-
 def test_a_changed_law_is_another_search(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
     (search,) = searches(plan, 5, 1)
     name = search.name
@@ -188,3 +111,17 @@ def test_another_version_of_training_or_of_a_metric_is_another_search(
     monkeypatch.setattr(tuning, "GAPS", {replace(m, version=m.version + 1): scale for m, scale in GAPS.items()})
     names.add(search.name)
     assert len(names) == 3
+
+
+# --- what could not be used -----------------------------------------------------------------------------------------
+
+
+def test_a_suite_says_which_gap_a_search_could_not_use(
+    tiny: Callable[..., Path], register: Callable[..., None], tmp_path: Path
+) -> None:
+    """Of 12 digits of a class 6 are held out: too few for the attack where a class is forgotten."""
+    register("methods", damage=Damage)
+    plan = make_plan(str(tiny("damage", extra="[scenarios.class]\n")))
+    best = api.tune(plan, 1, 1, Store(tmp_path / "results"), "cpu", 1)
+    assert "tuned_without" not in best["random", "damage"]
+    assert best["class", "damage"]["tuned_without"] == ["mia_lr_loss"]

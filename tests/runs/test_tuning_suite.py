@@ -72,3 +72,28 @@ def test_a_wrong_number_of_trials_is_named(tiny: Callable[..., Path], trials: st
     suite = tiny("identity", extra=f"[methods.finetune.in.random]\ntuned = {trials}\n")
     with pytest.raises(UnlearnBenchError, match=r"methods\.finetune\.in\.random\.tuned"):
         make_plan(str(suite))
+
+
+def test_tables_are_told_what_a_search_could_not_use(tiny: Callable[..., Path], tmp_path: Path) -> None:
+    table = '[methods.finetune.in.random]\nlr = 0.1\ntuned = 3\ntuned_without = ["mia_lr_loss"]\n'
+    text = tiny(extra=table).read_text()
+    (tmp_path / "tuned.toml").write_text(text)
+    settings = {e.method: e.settings for e in make_plan(str(tmp_path / "tuned.toml")).entries}
+    assert settings["finetune"] == "tuned (3 trials, without MIA-LR)"
+    again = tomllib.loads(tuned_suite(text, {("random", "finetune"): {"lr": 0.2}}, 9, "tune"))
+    assert again["methods"]["finetune"]["in"]["random"] == {"lr": 0.2, "tuned": 9}  # a new search, which could
+
+
+@pytest.mark.parametrize("value", ['tuned_without = "fa"\ntuned = 3', 'tuned_without = ["fa"]'])
+def test_what_a_search_could_not_use_is_a_list_beside_its_trials(tiny: Callable[..., Path], value: str) -> None:
+    suite = tiny("identity", extra=f"[methods.finetune.in.random]\n{value}\n")
+    with pytest.raises(UnlearnBenchError, match=r"tuned_without: expected, beside tuned, a list of metrics"):
+        make_plan(str(suite))
+
+
+def test_the_committed_search_on_digits_says_that_it_had_too_few_samples_for_the_attack() -> None:
+    """Its validation share had 5 samples of a class; those of the others 10 and 11, which is enough."""
+    settings = {(e.scenario, e.settings) for e in make_plan("digits-tuned").entries if e.settings != "default"}
+    assert settings == {("class-8", "tuned (12 trials, without MIA-LR)"), ("random-10", "tuned (12 trials)")}
+    for suite in ("mnist-quick-tuned", "cifar10-small-tuned"):
+        assert not any("without" in e.settings for e in make_plan(suite).entries)

@@ -54,6 +54,8 @@ def use(monkeypatch: pytest.MonkeyPatch, gap: Callable[[], float]) -> None:
     """``gap`` is what a request says of every trial."""
 
     class Request:
+        without: frozenset[str] = frozenset()
+
         def __init__(self, *_: object) -> None: ...
 
         def gap(self, _params: object) -> float:

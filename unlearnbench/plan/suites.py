@@ -250,13 +250,13 @@ def _method(
     label: str, table: Mapping[str, Any], scenario: str, suite: Suite, sets: Mapping[str, Any], quick: bool
 ) -> Plugin:
     """``[methods.LABEL]`` has the parameters, ``[methods.LABEL.in.SCENARIO]`` those of one scenario; there ``tuned``
-    says in how many trials they were found (`tuning`)."""
+    says in how many trials they were found (`tuning`), ``tuned_without`` which metrics could not be used for it."""
     by_scenario = table.get("in", {})
     if not isinstance(by_scenario, dict) or not all(isinstance(v, dict) for v in by_scenario.values()):
         raise UnlearnBenchError(f"methods.{label}.in: expected a table of parameters for each scenario")
     _choose(suite.scenarios, list(by_scenario), f"scenario of methods.{label}.in")
     own = by_scenario.get(scenario, {})
-    params = {**_without(table, "method", "in"), **_without(own, "tuned"), **sets}
+    params = {**_without(table, "method", "in"), **_without(own, "tuned", "tuned_without"), **sets}
     name = str(table.get("method", label))
     plugin = _plugin("methods", (name, params), {})
     if quick and "epochs" in plugin.params and not {"tuned", "epochs"} <= own.keys():  # a searched number stays
@@ -266,14 +266,21 @@ def _method(
 
 def _settings(method: Plugin, table: Mapping[str, Any], scenario: str, sets: Mapping[str, Any]) -> str:
     """Where the hyperparameters of a method come from, in words."""
-    trials = table.get("in", {}).get(scenario, {}).get("tuned")
+    own = table.get("in", {}).get(scenario, {})
+    trials, without = own.get("tuned"), own.get("tuned_without", [])
     if trials is not None and (type(trials) is not int or trials < 1):
         raise UnlearnBenchError(
             f"methods.{method.name}.in.{scenario}.tuned: expected a number of trials, not {trials!r}"
         )
+    if not isinstance(without, list) or (without and trials is None):
+        raise UnlearnBenchError(
+            f"methods.{method.name}.in.{scenario}.tuned_without: expected, beside tuned, a list of metrics, "
+            f"not {without!r}"
+        )
     if trials and not sets:
-        return f"tuned ({trials} trials)"
-    given = {*_without(table, "method", "in"), *table.get("in", {}).get(scenario, {}), *sets}
+        labels = " and ".join(load("metrics", str(metric)).label for metric in without)
+        return f"tuned ({trials} trials{', without ' * bool(labels)}{labels})"
+    given = {*_without(table, "method", "in"), *own, *sets}
     return "set by the suite" if given and not sets else "set by hand" if sets else "default"
 
 

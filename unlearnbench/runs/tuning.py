@@ -1,15 +1,14 @@
 """Equal tuning: the same number of trials for every method, on forget sets and seeds that no report shows.
 
 A trial applies a method with some hyperparameters to requests that are disjoint from the suite's: other forget sets
-(`tuning_split`), originals and oracles of other seeds, and the validation share in the place of the test set. What is
-minimised is the average gap to the oracle over `GAPS`, as the tables have it; the attack is left out where the
-validation share has too few samples for it. Every trial is kept in a journal as soon as it is finished: the same
-command goes on where it was.
+(`requests.tuning_split`), originals and oracles of other seeds, and a share of the training set, which these do not see
+(`requests.held_out`), in the place of the test set. What is minimised is the average gap to the oracle over `GAPS`, as
+the tables have it; where too few samples are held out for the attack it is left out, and the suite says so. Every trial
+is kept in a journal as soon as it is finished: the same command goes on where it was.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import math
 import operator
@@ -24,28 +23,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from joblib import delayed
 
-from unlearnbench.data.split import Split, make_split
-from unlearnbench.measure.metrics.leakage import MIA_LR_LOSS
-from unlearnbench.measure.metrics.utility import FA, RA, TA
-from unlearnbench.measure.scoring import score
 from unlearnbench.plan.cards import search_laws
-from unlearnbench.plan.cells import TRAINING_VERSION, Cell, Plugin, Probe, digest
-from unlearnbench.plan.evidence import Context, Evidence
-from unlearnbench.plan.registry import build, load
-from unlearnbench.plan.spec import Choice, Law, LogUniform, Metric, Scenario, UnlearnBenchError
+from unlearnbench.plan.cells import TRAINING_VERSION, Cell, digest
+from unlearnbench.plan.registry import load
+from unlearnbench.plan.spec import Choice, Law, LogUniform, UnlearnBenchError
 from unlearnbench.plan.suites import Entry, Plan
 from unlearnbench.runs.engine import Pool, Reporter, check_device, claim, end_with
-from unlearnbench.store.folder import State, Store
+from unlearnbench.runs.requests import GAPS, Request, tuning_cell
+from unlearnbench.store.folder import Store
 
 if TYPE_CHECKING:
     import optuna
     import torch
-    from torch import nn
-
 
 FIRST_SEED = 3_000_000  # of the tuning requests: far from those of rows and of banks
 WORST = 100.0  # points: what a trial counts that fails
-GAPS: Mapping[Metric, float] = {FA: 1, RA: 1, TA: 1, MIA_LR_LOSS: 100}  # and what makes points of each
 
 
 @dataclass(frozen=True)
@@ -80,33 +72,12 @@ def searches(plan: Plan, trials: int, requests: int) -> list[Search]:
     return list(found.values())
 
 
-def tuning_cell(cell: Cell, reported: Sequence[int], seed: int) -> Cell:
-    """The request of a trial: the scenario's name says that its forget set is another, its parameters which it avoids.
-    Both are for the keys, of oracles and logs too: what is built is the scenario of the suite."""
-    params = {**cell.scenario.params, "reported": list(reported)}
-    scenario = Plugin(f"tuning {cell.scenario.name}", params, cell.scenario.version)
-    return dataclasses.replace(cell, scenario=scenario, split_seed=seed, seed=seed, probe=Probe())
-
-
-def tuning_split(scenario: Scenario, labels: np.ndarray, size: int, reported: Sequence[int], seed: int) -> Split:
-    """A request of the same kind and size whose forget set shares no sample with those of the split seeds ``reported``.
-
-    ``size`` is the number of samples that stand for the test set. Raises UnlearnBenchError where too few are left.
-    """
-    taken = np.unique(np.concatenate([make_split(scenario, labels, size, s).forget for s in reported]))
-    free = np.setdiff1d(np.arange(len(labels)), taken)
-    elsewhere = scenario.elsewhere(labels)
-    rng = np.random.default_rng([seed, 0x7E57])
-    forget = rng.permutation(free[elsewhere.select(labels[free], rng)])
-    retain = rng.permutation(np.setdiff1d(np.arange(len(labels)), forget))
-    return Split(forget, retain, rng.permutation(size), tuple(elsewhere.forget_classes))
-
-
 def tune(
     plan: Plan, trials: int, requests: int, store: Store, data_root: Path, devices: Sequence[str], workers: int,
     reporter: Reporter,
 ) -> dict[tuple[str, str], dict[str, Any]]:  # fmt: skip
-    """The best hyperparameters found, by scenario and method as the suite calls them.
+    """The best hyperparameters found, by scenario and method as the suite calls them, and under ``tuned_without`` the
+    metrics of `GAPS`, if any, that could not be used.
 
     Raises UnlearnBenchError if Optuna is not installed.
     """
@@ -136,23 +107,30 @@ def tune(
 def _search(
     search: Search, root: Path, data_root: Path, devices: tuple[str, ...], parent: int
 ) -> tuple[Search, dict[str, Any], float, list[str], float]:
-    """Run what is missing of a study: its best hyperparameters, their average gap in points, why trials failed, and the
-    seconds."""
+    """Run what is missing of a study: what the suite is to say of it, the best average gap in points, why trials
+    failed, and the seconds."""
     if os.getpid() != parent:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
         end_with(parent)
     start = time.perf_counter()
     store = Store(root)
+    device = claim(root, devices)
     with store.lock(f"tuning-{search.name}"):  # two processes would spend the trials of one twice
-        trials = _trials(search, store, data_root, claim(root, devices))
+        suite, reported = search.entry.cell, search.reported
+        requests = [Request(cell, suite, reported, store, data_root, device) for cell in search.cells]
+        trials = _trials(search, requests, store, device)
     best = min(trials, key=operator.attrgetter("value"))
     assert best.value is not None  # complete trials have one
     params = {name: _readable(found) for name, found in best.params.items()}
+    if without := [metric.name for metric in GAPS if any(metric.name in request.without for request in requests)]:
+        params["tuned_without"] = without
     failures = [trial.user_attrs["failure"] for trial in trials if "failure" in trial.user_attrs]
     return search, params, best.value, failures, time.perf_counter() - start
 
 
-def _trials(search: Search, store: Store, data_root: Path, device: torch.device) -> list[optuna.trial.FrozenTrial]:
+def _trials(
+    search: Search, requests: Sequence[Request], store: Store, device: torch.device
+) -> list[optuna.trial.FrozenTrial]:
     """The complete trials of a study, the first ``search.trials`` of them, after those that were missing."""
     import optuna
     from optuna.storages.journal import JournalFileBackend
@@ -168,7 +146,6 @@ def _trials(search: Search, store: Store, data_root: Path, device: torch.device)
     done = states.count(optuna.trial.TrialState.COMPLETE)
     if not done and optuna.trial.TrialState.WAITING not in states:  # nor after an interruption of the very first trial
         study.enqueue_trial({name: plugin.params[name] for name in laws if _within(laws[name], plugin.params[name])})
-    requests = [Request(cell, search, store, data_root, device) for cell in search.cells]
     for number in range(done, search.trials):
         # A sampler of its own for each trial: what is drawn does not hang on where a run was interrupted.
         seed = int.from_bytes(hashlib.sha256(f"{search.name}/{number}".encode()).digest()[:4], "big")
@@ -222,76 +199,12 @@ def tuned_suite(
             methods.add(label, tomlkit.table())
         table = methods[label]
         by_scenario = table.setdefault("in", tomlkit.table())
-        by_scenario.setdefault(scenario, tomlkit.inline_table()).update({**params, "tuned": trials})
+        found = by_scenario.setdefault(scenario, tomlkit.inline_table())
+        found.pop("tuned_without", None)
+        found.update({**params, "tuned": trials})
     head = f"""\
 # Written by `{command}`:
-# the best of {trials} trials for each method, on forget sets and seeds that no table shows, with the validation share
-# in the place of the test set.
+# the best of {trials} trials for each method, on forget sets and seeds that no table shows, with a share of the
+# training set, which the models of the search did not see, in the place of the test set.
 """
     return head + suite.as_string()
-
-
-class Request:
-    """One tuning request: data, split, original and oracle, and how far a method lands from the oracle."""
-
-    def __init__(self, cell: Cell, search: Search, store: Store, data_root: Path, device: torch.device) -> None:
-        from unlearnbench.runs import runner
-
-        self.cell, self.store = cell, store
-        self.data = runner.load_data(cell.dataset, data_root, device)
-        if not len(self.data.y_validation):
-            raise UnlearnBenchError(
-                f"{cell.dataset.name} has no validation share, so nothing stands for the test set: set its validation"
-            )
-        scenario = build("scenarios", search.entry.cell.scenario.name, search.entry.cell.scenario.params)
-        labels = self.data.y_train.cpu().numpy()
-        size = len(self.data.y_validation)
-        self.split = tuning_split(scenario, labels, size, search.reported, cell.split_seed)
-        self.original = runner.load_original(cell, store, self.data)
-        oracle = runner.restored(cell, self.data, store.artifact(cell.oracle_key, self._train_oracle)[0])
-        self.oracle = self._values(oracle)
-
-    def _train_oracle(self) -> tuple[State, dict[str, float | None]]:
-        from unlearnbench.data.tensors import Counter
-        from unlearnbench.training.loop import train
-        from unlearnbench.training.originals import trainee
-
-        model, samples = trainee(self.cell, self.data, self.split.retain, Counter())
-        return train(model, samples, self.cell.recipe).state_dict(), {}
-
-    def gap(self, params: Mapping[str, Any]) -> float:
-        """Average gap to the oracle, in points, with these hyperparameters. Raises what the method raises."""
-        from unlearnbench.data.tensors import forked
-        from unlearnbench.runs import runner
-
-        method = build("methods", self.cell.method.name, dict(params))
-        cell = dataclasses.replace(self.cell, method=Plugin.of(self.cell.method.name, method))
-        with forked(self.data.x_train.device):
-            original = runner.original_of(method, self.original, cell, self.store, self.data, self.split)
-            model, _ = runner.unlearn(method, original, cell, self.store, self.data, self.split)
-        values = self._values(model)
-        return float(np.mean([abs(values[name] - self.oracle[name]) for name in self.oracle]))
-
-    def _values(self, model: nn.Module) -> dict[str, float]:
-        """The metrics of `GAPS` in points, those that there are, with the validation share for the test set."""
-        import torch
-
-        from unlearnbench.training.loop import predict
-
-        data, split = self.data, self.split
-        sets = {
-            "forget": (data.x_train, data.y_train, split.forget),
-            "retain": (data.x_train, data.y_train, split.retain),
-            "test": (data.x_validation, data.y_validation, split.test),
-        }
-        logits = {name: predict(model.eval(), x[torch.from_numpy(i)]).float() for name, (x, _, i) in sets.items()}
-        if not all(torch.isfinite(part).all() for part in logits.values()):
-            raise FloatingPointError("the unlearned model's outputs are not finite")
-        evidence = Evidence(
-            logits={name: part.cpu().numpy() for name, part in logits.items()},
-            labels={name: y[torch.from_numpy(i)].cpu().numpy() for name, (_, y, i) in sets.items()},
-            forget_classes=split.forget_classes, curve=np.empty((0, 2)), scalars={}, cost={}, seed=self.cell.seed,
-        )  # fmt: skip
-        scores = score(evidence, Context(), {metric.name: metric for metric in GAPS})
-        found = {metric.name: (scores[metric.name].value, scale) for metric, scale in GAPS.items()}
-        return {name: value * scale for name, (value, scale) in found.items() if value is not None}
