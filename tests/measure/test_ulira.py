@@ -199,14 +199,28 @@ def test_ruli_does_not_see_a_mere_shift_and_pairs_its_rows() -> None:
         likelihood.ruli(unlearned, normal(1, 9, 40), 0)
 
 
-@pytest.mark.parametrize("apart", [0.0, 1.0])
-def test_the_interval_of_ruli_covers_runs_that_both_sides_share(apart: float) -> None:
-    """The planted bug: sides of which each row of one goes with a row of the other are left out one by one."""
-    found = []
+def unpaired(unlearned: np.ndarray, out: np.ndarray, seed: int) -> Estimate:
+    """The planted bug: the rows of both sides are left out one by one, though they come from the same runs."""
+    rows = np.stack([unlearned, out], axis=1)[np.random.default_rng(seed).permutation(len(out))]
+    (u, v), (o, p) = (np.array_split(rows[:, side], 2) for side in (0, 1))
+
+    def area(u: np.ndarray, o: np.ndarray, v: np.ndarray, p: np.ndarray) -> np.ndarray:
+        halves = likelihood._cross_fit(u, o, v, p, likelihood.kernel_ratio)
+        return np.array(likelihood._mean_auc(halves))
+
+    return estimate(left_out(area, u, o, v, p, groups=4), 0, 1)
+
+
+def test_the_interval_of_ruli_covers_and_knows_what_both_sides_share() -> None:
+    banks = []
     for seed in range(100):
-        rows = noise(seed, 8, 20, apart)
-        found.append(ruli(*(rows + apart * normal(500 + seed, 8, 1)), seed))
-    assert covered(found, 0.5) >= 0.93
+        unlearned, out = noise(seed, 8, 20) + normal(500 + seed, 8, 1)  # of each row: how its runs differ from others
+        banks.append((unlearned + 1, out))
+    found, wrong = ([run(*bank, seed) for seed, bank in enumerate(banks)] for run in (ruli, unpaired))
+    mean = float(np.mean([e.value for e in found]))
+    assert [e.value for e in found] == pytest.approx([e.value for e in wrong])
+    assert covered(found, mean) >= 0.92
+    assert np.mean([e.high - e.low for e in found]) < 0.8 * np.mean([e.high - e.low for e in wrong])
 
 
 # --- the excess over samples that nobody trained on ------------------------------------------------------------------

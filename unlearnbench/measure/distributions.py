@@ -48,10 +48,12 @@ def klom(unlearned: np.ndarray, oracle: np.ndarray, bins: int = 8) -> np.ndarray
     moves no other edge. Empty bins are floored as in `equal_bins_kl`.
 
     The bins and the larger direction are this suite's. With equal bins over the joint range one useless model widens
-    all of them until the others agree: of 64 against 64 identical Gaussians the published KL falls from .64 to .09 with
-    one model at -100. Here it rises, .35 to .45, and with four to .84; a shift of all by half a standard deviation has
-    .67 (means over samples and simulated banks). Two honest banks are .35 apart at N = 64, not 0: read it beside its
-    null. Where all samples of a model move together one broken model is within the spread of that null.
+    all of them until the others agree: of 64 against 64 identical Gaussians, one of them at -100, the published KL(o ‖
+    u) falls from .63 to .04 and KL(u ‖ o) from .64 to .13. Here it rises from .35 to .45, with four to .84, and where
+    all are shifted by half a standard deviation to .66 (means over 150 samples of 120 simulated banks). Two honest
+    banks are .35 apart at N = 64, not 0: read it beside its null. Where all samples of a model move together that null
+    has a spread of its own (.09 where whole models lie 1.5 standard deviations apart), within which one broken model
+    can hide.
     """
     u, o = (x.astype(np.float64) for x in (unlearned, oracle))
     edges = np.quantile(o, np.linspace(0, 1, bins + 1), axis=0)

@@ -82,8 +82,8 @@ def ulira(unlearned: np.ndarray, out: np.ndarray, seed: int) -> Attack | Empty:
     Intervals: `resampling.estimate`, 4 groups of each side's models in each half, Gaussians fitted anew without them.
     Simulated with N = M = 8, 16 and 64 Gaussian models of 40 samples, whole models 0, .5 or 1.5 standard deviations
     apart (400 banks each, 200 of 64), the AUC's holds its mean in 97 to 100% of cases where nothing leaks, where it is
-    up to twice as wide as it need be, and in 91 to 100% at shifts of .5 and 1.5; that of the accuracy in 92 to 100%, of
-    the TPR at 1% (N = 64) in 92 to 99%.
+    up to twice as wide as it need be, and in 91 to 100% at shifts of .5 and 1.5; that of the accuracy in 92 to 100%; of
+    the TPR, N = 64, at 1% in 92 to 99% and at .1% (160 samples) in 86 to 100%.
 
     After Hayes et al., "Inexact unlearning needs more careful evaluations to avoid a false sense of privacy" (2024),
     and LiRA (Carlini et al., S&P 2022). Neither was read: the definition is a secondary source's.
