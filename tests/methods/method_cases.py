@@ -64,12 +64,24 @@ def plain_step(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
     optimizer.step()
 
 
-def parts(count: int, size: int) -> list[slice]:
-    """Batches of ``size`` in order, of ``count`` samples."""
-    return [slice(start, start + size) for start in range(0, count, size)]
+def parts(count: int, size: int, most: int = 1000) -> list[slice]:
+    """Batches of ``size`` in order, of ``count`` samples; the first ``most`` of them."""
+    return [slice(start, start + size) for start in range(0, count, size)][:most]
 
 
 def assert_same_parameters(one: nn.Module, other: nn.Module) -> None:
     expected = dict(other.named_parameters())
     for name, parameter in one.named_parameters():
         torch.testing.assert_close(parameter, expected[name], rtol=1e-7, atol=1e-9, msg=name)
+
+
+def sets_of(data: Data, split: Split) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Images and labels to forget, then those to retain, in order."""
+    f, r = split.forget, split.retain
+    return data.x_train[f], data.y_train[f], data.x_train[r], data.y_train[r]
+
+
+def gradients(model: Classifier, loss: Tensor) -> dict[str, Tensor]:
+    """Of each parameter by name."""
+    names, parameters = zip(*model.named_parameters(), strict=True)
+    return dict(zip(names, torch.autograd.grad(loss, parameters), strict=True))

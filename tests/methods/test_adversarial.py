@@ -7,7 +7,7 @@ from copy import deepcopy
 
 import pytest
 import torch
-from method_cases import RANDOM, assert_same_parameters, double, knowing, network, plain_step, split_of, task_of
+from method_cases import RANDOM, assert_same_parameters, network, plain_step, split_of, task_of
 from torch import Tensor, nn
 from torch.nn import functional as F
 from unlearnbench_methods.amun import AMUN
@@ -17,17 +17,6 @@ from unlearnbench_methods.steps import frozen, other_labels, within
 from unlearnbench.data.tensors import Counter, Data, Samples
 from unlearnbench.plan.spec import Access
 from unlearnbench.training.models import Classifier
-
-
-@pytest.fixture
-def exact(data: Data) -> Data:
-    return double(data)
-
-
-@pytest.fixture
-def model(exact: Data) -> Classifier:
-    return knowing(exact)
-
 
 # --- amun ------------------------------------------------------------------------------------------------------------
 

@@ -6,7 +6,7 @@ from copy import deepcopy
 
 import pytest
 import torch
-from method_cases import RANDOM, assert_same_parameters, double, knowing, network, plain_step, split_of, task_of
+from method_cases import RANDOM, assert_same_parameters, network, plain_step, split_of, task_of
 from torch import Tensor, nn
 from unlearnbench_methods import mu_mis
 from unlearnbench_methods.jit import JiT
@@ -16,17 +16,6 @@ from unlearnbench_methods.steps import other_labels
 from unlearnbench.data.tensors import Data
 from unlearnbench.plan.spec import Access
 from unlearnbench.training.models import Classifier, ViTTiny
-
-
-@pytest.fixture
-def exact(data: Data) -> Data:
-    return double(data)
-
-
-@pytest.fixture
-def model(exact: Data) -> Classifier:
-    return knowing(exact)
-
 
 # --- mu-mis ----------------------------------------------------------------------------------------------------------
 

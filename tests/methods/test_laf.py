@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from method_cases import RANDOM, assert_same_parameters, double, network, split_of, task_of
+from method_cases import RANDOM, assert_same_parameters, double, network, parts, plain_step, sets_of, split_of, task_of
 from torch import Tensor, nn
 from torch.nn import functional as F
 from unlearnbench_methods.laf import LAF, VAE, surprise
@@ -18,22 +18,6 @@ from unlearnbench.data.tensors import Data
 from unlearnbench.plan.spec import Access, AccessDenied
 from unlearnbench.training.models import Classifier
 from unlearnbench.training.task import Task
-
-
-def step(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
-    optimizer.zero_grad()
-    loss.backward()
-    optimizer.step()
-
-
-def slices(n: int, size: int, most: int = 1000) -> list[slice]:
-    return [slice(start, start + size) for start in range(0, n, size)][:most]
-
-
-def sets_of(data: Data, split: Split) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    f, r = split.forget, split.retain
-    return data.x_train[f], data.y_train[f], data.x_train[r], data.y_train[r]
-
 
 # --- laf -------------------------------------------------------------------------------------------------------------
 
@@ -55,11 +39,11 @@ def rebuild(vae: VAE, h: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor, 
 def fit(vae: VAE, h: Tensor, rng: torch.Generator, wrong: str) -> None:
     adam = torch.optim.Adam(vae.parameters(), lr=1e-3)
     for _ in range(2):
-        for b in slices(len(h), 12):
+        for b in parts(len(h), 12):
             rebuilt, mean, variance = rebuild(vae, h[b], rng)
             divergence = (mean**2 + variance - 1 - (variance + 1e-8).log()).sum() / 2
             weight = 1 if wrong == "the divergence in full" else 0.025
-            step(adam, (((rebuilt - h[b]) ** 2).sum() + weight * divergence) / len(h[b]))
+            plain_step(adam, (((rebuilt - h[b]) ** 2).sum() + weight * divergence) / len(h[b]))
 
 
 def laf_reference(model: Classifier, data: Data, split: Split, task: Task, wrong: str) -> Classifier:
@@ -84,13 +68,13 @@ def laf_reference(model: Classifier, data: Data, split: Split, task: Task, wrong
     extract = torch.optim.Adam(student.parameters(), lr=1e-3)
     align = torch.optim.Adam(student.parameters(), lr=2e-3)
     for _ in range(2):
-        for f, r in zip(slices(len(x_f), 12), slices(len(x_r), 12), strict=False):
+        for f, r in zip(parts(len(x_f), 12), parts(len(x_r), 12), strict=False):
             kept, gone = error(vaes[0], student.encode(x_r[r])), error(vaes[1], student.encode(x_f[f]))
-            step(extract, kept + gone if wrong == "D_f is kept too" else kept - gone)
+            plain_step(extract, kept + gone if wrong == "D_f is kept too" else kept - gone)
             d_r, d_f = cosine(x_r[r]), cosine(x_f[f])
             if wrong == "aligned to D_f":
                 d_r, d_f = d_f, d_r
-            step(align, (d_r.exp() / (d_f / (1 if wrong == "no τ" else 4)).exp().sum()).log().sum())
+            plain_step(align, (d_r.exp() / (d_f / (1 if wrong == "no τ" else 4)).exp().sum()).log().sum())
     return student
 
 
@@ -161,8 +145,8 @@ def test_laf_r_trains_the_head_after_laf_on_as_many_batches_as_the_forget_set_ha
         _, _, x_r, y_r = sets_of(data, split)
         adam = torch.optim.Adam(student.get_submodule("head").parameters(), lr=1e-2)
         for _ in range(3):
-            for b in slices(len(x_r), 12, batches):
-                step(adam, F.cross_entropy(student(x_r[b]), y_r[b]))
+            for b in parts(len(x_r), 12, batches):
+                plain_step(adam, F.cross_entropy(student(x_r[b]), y_r[b]))
         return student
 
     assert_same_parameters(result, expected(2))  # 24 forget samples in batches of 12

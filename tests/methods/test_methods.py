@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from method_cases import RANDOM, assert_same_parameters, double, network, split_of, task_of
+from method_cases import RANDOM, assert_same_parameters, double, gradients, network, split_of, task_of
 from scipy import stats
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -259,11 +259,6 @@ def test_random_label_may_draw_the_true_label_as_the_authors_do(data: Data, monk
 
 
 # --- gradient steps --------------------------------------------------------------------------------------------------
-
-
-def gradients(model: Classifier, loss: Tensor) -> dict[str, Tensor]:
-    names, parameters = zip(*model.named_parameters(), strict=True)
-    return dict(zip(names, torch.autograd.grad(loss, parameters), strict=True))
 
 
 def one_step(model: Classifier, loss: Tensor, lr: float, weight_decay: float) -> Classifier:

@@ -8,7 +8,18 @@ from typing import Any
 
 import pytest
 import torch
-from method_cases import CLASS, RANDOM, assert_same_parameters, double, network, split_of, task_of
+from method_cases import (
+    CLASS,
+    RANDOM,
+    assert_same_parameters,
+    double,
+    network,
+    parts,
+    plain_step,
+    sets_of,
+    split_of,
+    task_of,
+)
 from scipy import stats
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -19,21 +30,6 @@ from unlearnbench_methods.steps import accuracy
 from unlearnbench.data.split import Split
 from unlearnbench.data.tensors import Data, Samples
 from unlearnbench.training.models import Classifier
-
-
-def step(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
-    optimizer.zero_grad()
-    loss.backward()
-    optimizer.step()
-
-
-def slices(n: int, size: int, most: int = 1000) -> list[slice]:
-    return [slice(start, start + size) for start in range(0, n, size)][:most]
-
-
-def sets_of(data: Data, split: Split) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    f, r = split.forget, split.retain
-    return data.x_train[f], data.y_train[f], data.x_train[r], data.y_train[r]
 
 
 def scripted(monkeypatch: pytest.MonkeyPatch, module: str, values: list[float]) -> list[Samples]:
@@ -69,8 +65,8 @@ def duck_reference(
     adam = torch.optim.Adam(student.parameters(), lr=4e-4)
     for epoch in range(epochs):
         adam.param_groups[0]["lr"] = 4e-4 / (1 if epoch < 25 or wrong == "no decay" else 2 if epoch < 40 else 4)
-        for n, f in enumerate(slices(len(x_f), size)):
-            for r in slices(len(x_r), size, most):
+        for n, f in enumerate(parts(len(x_f), size)):
+            for r in parts(len(x_r), size, most):
                 away = distance(student.encode(x_f[f]))
                 if n not in nearest:
                     rows = []
@@ -80,17 +76,17 @@ def duck_reference(
                     nearest[n] = torch.tensor(rows)
                 chosen = away[torch.arange(len(away)), nearest[n]].mean()
                 logits = student(x_r[r]) / (1 if wrong == "no temperature" else 2)
-                step(adam, chosen + 1.4 * F.cross_entropy(logits, y_r[r]))
+                plain_step(adam, chosen + 1.4 * F.cross_entropy(logits, y_r[r]))
     adam = torch.optim.Adam(student.parameters(), lr=1e-4)
-    batches, done = slices(len(x_f), size), 0
+    batches, done = parts(len(x_f), size), 0
     for _ in range(0 if wrong == "no recovery" else 2):
         for n, f in enumerate(batches[: 1 if whole else None]):
-            for r in slices(len(x_r), 512, 1000 if whole else 20):
+            for r in parts(len(x_r), 512, 1000 if whole else 20):
                 adam.param_groups[0]["lr"] = 1e-4 * (1 + math.cos(math.pi * done / (40 * len(batches)))) / 2
                 h = student.encode(torch.cat([x_f[f], x_r[r]]))
                 k = len(x_f[f])
                 chosen = distance(h[:k])[torch.arange(k), nearest[n]].mean()
-                step(adam, chosen / 10 + F.cross_entropy(student.head(h[k:]) / 2, y_r[r]))
+                plain_step(adam, chosen / 10 + F.cross_entropy(student.head(h[k:]) / 2, y_r[r]))
                 done += 1
     return student
 
@@ -179,7 +175,7 @@ def lotus_reference(
     adamw = torch.optim.AdamW(student.parameters(), lr=1e-3, weight_decay=5e-4)
     for difference in differences:
         tau = 1.0 if wrong == "τ is 1" else math.exp(2 * difference)
-        for b in slices(len(x), 9):
+        for b in parts(len(x), 9):
             with torch.no_grad():
                 z = teacher(x[b])
             if wrong != "no noise":
@@ -188,7 +184,7 @@ def lotus_reference(
             for i, row in zip(range(len(x))[b], z, strict=True):
                 soft = (i < n) != (wrong == "soft and hard are swapped")
                 target.append(torch.softmax(row / tau, 0) if soft else torch.eye(3).double()[row.argmax()])
-            step(adamw, -(torch.stack(target) * torch.log_softmax(student(x[b]), 1)).sum() / len(target))
+            plain_step(adamw, -(torch.stack(target) * torch.log_softmax(student(x[b]), 1)).sum() / len(target))
     return student
 
 

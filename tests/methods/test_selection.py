@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from method_cases import CLASS, RANDOM, assert_same_parameters, double, network, split_of, task_of
+from method_cases import CLASS, RANDOM, assert_same_parameters, double, gradients, network, split_of, task_of
 from scipy import stats
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -24,11 +24,6 @@ from unlearnbench.training.models import Classifier
 
 SCENARIOS = pytest.mark.parametrize("scenario", [CLASS, RANDOM], ids=["class", "random"])
 Gradients = dict[str, Tensor]
-
-
-def gradients(model: Classifier, loss: Tensor) -> Gradients:
-    names, parameters = zip(*model.named_parameters(), strict=True)
-    return dict(zip(names, torch.autograd.grad(loss, parameters), strict=True))
 
 
 def assert_other_parameters(one: nn.Module, other: nn.Module) -> None:

@@ -34,11 +34,6 @@ SPLIT = {
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "results")
-
-
-@pytest.fixture
 def filled(store: Store) -> Store:
     store.put_split(CELL, SPLIT)
     store.put(ROW, TENSORS)

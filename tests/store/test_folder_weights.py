@@ -17,11 +17,6 @@ from unlearnbench.plan.spec import UnlearnBenchError
 from unlearnbench.store.folder import Store
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "results")
-
-
 def test_an_artifact_is_made_once_and_comes_back_with_its_cost(store: Store) -> None:
     state = {"w": torch.rand(2, 3, 4, 4).to(memory_format=torch.channels_last), "n": torch.tensor(3)}
     assert not store.has_artifact("abc")
