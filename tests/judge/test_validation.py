@@ -108,6 +108,11 @@ def test_the_null_of_an_attack_on_banks_is_one_half(unit: str, other: float, ver
     assert verdicts(replace(AUC, unit=unit), None, oracle=0.5, other=other)["other"] == verdict
 
 
+@pytest.mark.parametrize(("other", "verdict"), [(0.04, P), (-0.04, P), (0.06, F), (0.5, F)])
+def test_the_null_of_a_difference_of_areas_is_0(other: float, verdict: str) -> None:
+    assert verdicts(replace(AUC, unit="AUC difference"), None, oracle=0.0, other=other)["other"] == verdict
+
+
 def test_a_true_positive_rate_has_no_null_of_one_half() -> None:
     rate = replace(AUC, unit="TPR")
     assert verdicts(rate, None, oracle=0.01, other=0.02, identity=0.3) == {"identity": P}

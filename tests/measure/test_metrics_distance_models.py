@@ -131,6 +131,9 @@ GOLDEN = {
     "klom_forget": klom(FAR / 4, SPLIT_OU, BROKEN),
     "klom_retain": klom(FAR / 2, 0, BROKEN),
     "klom_test": klom(FAR / 3, 0, BROKEN),
+    "klom_ou_forget_p95": klom(0.85 * FAR, SPLIT_OU, BROKEN_OU),  # of 0, 0, 0 and FAR
+    "klom_ou_retain_p95": klom(0.95 * FAR, 0, BROKEN_OU),
+    "klom_ou_test_p95": klom(0.9 * FAR, 0, BROKEN_OU),
     "forgetting_quality": QUALITY,
     "forgetting_ratio": [
         of_half(4.0, scored(0.125)),
@@ -191,10 +194,11 @@ def ratio(bug: Callable[[float, float], float]) -> Callable[..., Any]:
 
 
 KLOMS = [name for name in RECORDS if name.startswith("klom")]
-ON_SETS = KLOMS[3:]
+ON_SETS, P95 = KLOMS[3:6], KLOMS[6:]
 MUTANTS: list[tuple[str, str, Callable[..., Any]]] = [
     *((name, bug, given_banks(RECORDS[name], change)) for name in KLOMS for bug, change in BANK_BUGS.items()),
-    *((name, "other set", RECORDS[ON_SETS[i - 1]].fn) for i, name in enumerate(ON_SETS)),
+    *((name, "other set", RECORDS[of[i - 1]].fn) for of in (ON_SETS, P95) for i, name in enumerate(of)),
+    *((name, "the mean", RECORDS[mean].fn) for name, mean in zip(P95, ON_SETS, strict=True)),
     *((name, "one set alone", distance.KLOM_RETAIN.fn) for name in ("klom", "klom_ou", "klom_uo")),
     *((name, f"as {other}", RECORDS[other].fn) for name in KLOMS[:3] for other in KLOMS[:3] if other != name),
     ("klom", "equal bins", equal_bins),

@@ -92,6 +92,7 @@ def test_metrics_of_models_are_statements_about_a_split() -> None:
     assert {record.name for record in several} == {
         "ulira", "ulira_test", "ulira_excess", "ulira_accuracy", "ulira_tpr_1", "ulira_tpr_01", "ruli",
         "klom", "klom_ou", "klom_uo", "klom_forget", "klom_retain", "klom_test",
+        "klom_ou_forget_p95", "klom_ou_retain_p95", "klom_ou_test_p95",
         "forgetting_quality", "forgetting_ratio",
     }  # fmt: skip
 

@@ -4,7 +4,8 @@ What is expected is written here, by family (``stands_for`` says which truth a c
 settled while the suites on digits were first run, so their verdicts are no independent test of these rules:
 
 - *leakage*: the original differs from the oracle, and by more than an honest retrain does. Of an attack on banks of
-  models AUC and accuracy of an honest retrain are within .05 of .5, and what it finds in the original lies above.
+  models AUC and accuracy of an honest retrain are within .05 of .5, differences of AUCs of 0, and what it finds in
+  the original lies above.
 - *oracle-distance*: models without use lie farther from the oracle than the other controls; the original lies beyond
   the noise floor.
 - *utility*: some control that is no honest retrain lies beyond the noise floor.
@@ -37,7 +38,8 @@ Verdict = Literal["pass", "not contradicted", "not tested", "uninformative", "fa
 COLUMNS = [*PLACE, "control", "verdict", "reason"]
 ORDER = {"fail": 0, "uninformative": 1, "not tested": 2, "not contradicted": 3, "pass": 4}
 DOUBTED = ("fail", "uninformative")  # of a metric with such a verdict nothing can be concluded
-NULL = 0.05  # how far from .5 the AUC or the accuracy of a null may be
+NULLS = {"AUC": 0.5, "accuracy": 0.5, "AUC difference": 0.0}  # what attacks on banks of models find in honest ones
+NEAR = 0.05  # how far from it an honest retrain may be
 SLACK = 1.25  # the factor within which a distance between banks is that of two honest ones
 TIE = 1.01  # a distance that is larger by less is the same: some have a largest value, which several controls reach
 
@@ -155,9 +157,10 @@ def _beyond_floor(place: Place) -> tuple[Verdict, str]:
 def _leakage(metric: Metric, places: Mapping[str, Place]) -> Found:
     originals, honest = list(_standing(places, "original")), list(_standing(places, "retrained"))
     if metric.of_split:
-        for name, place in honest if metric.unit in ("AUC", "accuracy") else ():
-            off = abs(place.value - 0.5)
-            yield name, *_passes(off <= NULL, "fail", f"its null is .5, not {place.value:.3f}")
+        for name, place in honest if metric.unit in NULLS else ():
+            null = NULLS[metric.unit]
+            near = abs(place.value - null) <= NEAR
+            yield name, *_passes(near, "fail", f"its null is {null:g}, not {place.value:.3f}")
         for name, place in originals:
             above = all(_above(place, other) for other in [places["oracle"], *dict(honest).values()])
             yield name, *_passes(above, "uninformative", "the original leaks no more than a retrain")

@@ -166,17 +166,18 @@ QUALITY_NEEDS: dict[Need, int] = {"bank": 2 * QUALITY_FEWEST, "unlearned": QUALI
 
 
 def _kloms(subset: str, evidence: Evidence, context: Context) -> Replicates:
-    """Replicates of three means over a set, computed once for the metrics that read them: `distributions.klom`, and the
-    published one, KL(oracles ‖ unlearned models) and the reverse."""
+    """Replicates over a set, computed once for the metrics that read them: means of `distributions.klom` and of the
+    published one, KL(oracles ‖ unlearned models) and the reverse, and the 95th percentile of the former of these."""
     key = f"klom {subset}"
     if key not in context.shared:
 
-        def means(unlearned: np.ndarray, oracle: np.ndarray) -> np.ndarray:
-            published = (distributions.equal_bins_kl(*sides) for sides in ((oracle, unlearned), (unlearned, oracle)))
-            return np.array([found.mean() for found in (distributions.klom(unlearned, oracle), *published)])
+        def summaries(unlearned: np.ndarray, oracle: np.ndarray) -> np.ndarray:
+            ou, uo = (distributions.equal_bins_kl(*sides) for sides in ((oracle, unlearned), (unlearned, oracle)))
+            means = [found.mean() for found in (distributions.klom(unlearned, oracle), ou, uo)]
+            return np.array([*means, np.percentile(ou, 95)])
 
         labels = evidence.labels[subset]
-        context.shared[key] = left_out(means, *(margin(side, labels) for side in context.sides(subset)))
+        context.shared[key] = left_out(summaries, *(margin(side, labels) for side in context.sides(subset)))
     return context.shared[key]
 
 
@@ -184,7 +185,7 @@ def klom(column: int, *sets: str) -> Measure:
     """A column of `_kloms`, averaged over sets: a model without use is near the oracles on none of them.
 
     In simulation, 64 against 64 (honest, shifted, narrower, 1 or 4 of them broken; 120 banks each), the interval holds
-    the mean in 95 to 100% of cases.
+    a mean in 95 to 100% of cases, a percentile in 77 to 100%.
     """
 
     def measure(evidence: Evidence, context: Context) -> Estimate:
@@ -222,6 +223,18 @@ KLOM_UO = _klom(
 KLOM_FORGET = _klom("klom_forget", "KLoM D_f", klom(0, "forget"), doc="KLoM on D_f alone.")
 KLOM_RETAIN = _klom("klom_retain", "KLoM D_r", klom(0, "retain"), doc="KLoM on D_r alone.")
 KLOM_TEST = _klom("klom_test", "KLoM test", klom(0, "test"), doc="KLoM on the test set alone.")
+KLOM_OU_FORGET_P95 = _klom(
+    "klom_ou_forget_p95", "KLoM o to u D_f p95", klom(3, "forget"), version=2,
+    doc="95th percentile over D_f of KLoM as data-unlearning-bench runs it.",
+)  # fmt: skip
+KLOM_OU_RETAIN_P95 = _klom(
+    "klom_ou_retain_p95", "KLoM o to u D_r p95", klom(3, "retain"), version=2,
+    doc="95th percentile over D_r of KLoM as data-unlearning-bench runs it.",
+)  # fmt: skip
+KLOM_OU_TEST_P95 = _klom(
+    "klom_ou_test_p95", "KLoM o to u test p95", klom(3, "test"), version=2,
+    doc="95th percentile over the test set of KLoM as data-unlearning-bench runs it.",
+)  # fmt: skip
 
 
 def _quality(evidence: Evidence, context: Context) -> Estimate | Empty:
