@@ -252,3 +252,28 @@ def test_rum_refuses_methods_that_need_more(data: Data, name: str, monkeypatch: 
 
 def test_rum_defaults_are_the_authors_best() -> None:
     assert (RUM().low, RUM().medium, RUM().high) == ("identity", "finetune", "salun")
+
+
+def test_rum_runs_in_half_precision_what_may_and_in_full_what_must_not(
+    data: Data, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @dataclass(frozen=True)
+    class Looks(Method):
+        paper: ClassVar[str] = "none"
+        needs: ClassVar[Access] = Access.FORGET
+        full: ClassVar[list[bool]] = []
+
+        def unlearn(self, model: nn.Module, task: Task) -> nn.Module:
+            self.full.append(not torch.is_autocast_enabled("cpu"))
+            return model
+
+    @dataclass(frozen=True)
+    class MustNot(Looks):
+        full_precision: ClassVar[bool] = True
+
+    methods = {"looks": Looks, "must_not": MustNot}
+    monkeypatch.setattr("unlearnbench_methods.rum.build", lambda _kind, name, _params: methods[name]())
+    rum = RUM(low="looks", medium="must_not", high="looks")
+    with torch.autocast("cpu", torch.bfloat16):
+        rum.unlearn(network(dtype=torch.float32), task_of(rum, data, split_of(data)))
+    assert Looks.full == [False, True, False]

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from unlearnbench.plan.cells import Cell, Plugin, Probe, Recipe, digest
+from unlearnbench.plan.cells import EVIDENCE_VERSION, TRAINING_VERSION, Cell, Plugin, Probe, Recipe, digest
 from unlearnbench.plan.registry import build, configure
 from unlearnbench.plan.spec import Empty, Metric, Need, UnlearnBenchError
 
@@ -78,6 +78,13 @@ CHANGES: dict[str, Any] = {
 def test_every_field_is_in_the_key() -> None:
     keys = {what: replace(CELL, **change).key for what, change in CHANGES.items()}
     assert len({CELL.key, *keys.values()}) == len(CHANGES) + 1
+
+
+def test_rows_from_when_methods_ran_in_float32_all_the_same_are_no_longer_asked_for() -> None:
+    """Those of recipes in float32 are what they were, and so are originals and oracles."""
+    half = replace(CELL, recipe=replace(CELL.recipe, precision="bfloat16"))
+    for cell, same in ((CELL, True), (half, False)):
+        assert (cell.key == digest([TRAINING_VERSION, EVIDENCE_VERSION, cell.as_dict()])) == same
 
 
 TRAINED = {"dataset name", "subset", "dataset version", "model", "model version", "recipe", "seed"}

@@ -89,7 +89,7 @@ def test_what_a_trial_writes_into_the_data_the_next_one_does_not_see(
     expected, whole = request.gap(settings), Damage.unlearn
 
     def write(method: Damage, model: nn.Module, task: Task) -> nn.Module:
-        request.data.x_test.zero_()
+        request.data.y_test.zero_()
         return whole(method, model, task)
 
     monkeypatch.setattr(Damage, "unlearn", write)
