@@ -18,7 +18,6 @@ from unlearnbench.judge.stats import (
     distances,
     gap_metrics,
     paired_gaps,
-    refuse_mixed_devices,
     runs_in_words,
     summary_table,
 )
@@ -97,7 +96,7 @@ def comparison(results: Results) -> pd.DataFrame:
     Signed gaps to the oracle stand in it as metrics named ``<name>_gap``, absolute ones as ``<name>_distance``. Values
     that belong to a machine are empty where machines mix.
     """
-    values = refuse_mixed_devices(results.values, results.metrics)
+    values = results.comparable
     gaps = [paired_gaps(values, results.metrics), distances(values, results.metrics)]
     return summary_table(pd.concat([values, *gaps], ignore_index=True))
 

@@ -15,7 +15,6 @@ from matplotlib.ticker import FixedLocator
 from unlearnbench.judge.inference import ALPHA
 from unlearnbench.judge.ranking import Friedman, Ranks, friedman, nemenyi_cd, rank_stability, ranks
 from unlearnbench.judge.results import Results
-from unlearnbench.judge.stats import refuse_mixed_devices
 from unlearnbench.plan.spec import Empty, Metric
 
 from .statistics import ranking_values
@@ -38,7 +37,7 @@ def critical_difference(results: Results, metric: str = "avg_gap") -> Figure | N
     if metric not in results.metrics:
         return None
     record = results.metrics[metric]
-    values = refuse_mixed_devices(ranking_values(results, record), results.metrics)
+    values = ranking_values(results, record)
     ranked = ranks(values, record)
     blocks, k = ranked.table.shape
     if k < 2:

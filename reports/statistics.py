@@ -27,7 +27,7 @@ def statistics(results: Results) -> dict[str, pd.DataFrame]:
         "gaps": gaps(results),
         "ranks": pd.DataFrame() if metric is None else _ranks(ranking_values(results, metric), metric),
         "tests": pd.DataFrame() if metric is None else paired_tests(ranking_values(results, metric), metric),
-        "variance": variance_components(results.values),
+        "variance": variance_components(results.comparable),
     }
 
 
@@ -48,7 +48,7 @@ def gaps(results: Results) -> pd.DataFrame:
     independent.
     """
     metrics = {name: metric for name, metric in results.metrics.items() if has_floor(metric)}
-    scored = with_scores(results.values, metrics)
+    scored = with_scores(results.comparable, metrics)
     known = {(d, s, m): rest for d, s, m, *rest in results.floors.itertuples(index=False, name=None)}
     retrains = by_run(results.honest, controls=True)
     lines = []
@@ -98,8 +98,9 @@ def ranking_values(results: Results, metric: Metric) -> pd.DataFrame:
     verdicts = overall(results.controls)
     failed = verdicts[verdicts["verdict"].isin(DOUBTED) & (verdicts["metric"] == metric.name)]
     keys = set(zip(failed["dataset"], failed["scenario"], strict=True))
-    kept = [pair not in keys for pair in zip(results.values["dataset"], results.values["scenario"], strict=True)]
-    return results.values[np.array(kept, dtype=bool)]
+    values = results.comparable
+    kept = [pair not in keys for pair in zip(values["dataset"], values["scenario"], strict=True)]
+    return values[np.array(kept, dtype=bool)]
 
 
 def _ranks(values: pd.DataFrame, metric: Metric) -> pd.DataFrame:

@@ -164,8 +164,8 @@ def tune(
     """Search hyperparameters, with the same number of trials for every method, and write them as a suite.
 
     What is searched, and from where to where, stands beside each default (unlearnbench show methods NAME). Forget sets
-    and seeds are not those of the suite, and the validation share stands for the test set. Interrupted, the same
-    command goes on where it was.
+    and seeds are not those of the suite, and a held-out share of the training set stands for the test set. Interrupted,
+    the same command goes on where it was.
 
     Parameters
     ----------

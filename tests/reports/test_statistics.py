@@ -157,6 +157,16 @@ def test_nothing_is_tested_where_a_gap_is_a_lower_bound_or_runs_are_not_independ
     assert tested(replace(results, values=crossed)) == [False, False]
 
 
+def test_times_of_several_devices_are_neither_tested_nor_taken_apart(results: Results) -> None:
+    mixed = results.values.assign(device=np.where(results.values["seed"] == 1, "cuda", "cpu"))
+    found = replace(results, values=mixed)
+    assert line_of(results, "finetune", "relearn_time")["n"] == 5
+    assert line_of(found, "finetune", "relearn_time")["n"] == 0
+    assert line_of(found, "finetune", "ta")["n"] == 5
+    seconds = statistics(found)["variance"].query("metric == 'seconds'")
+    assert (seconds["n"] == 0).all()
+
+
 def test_the_control_table_has_the_headline_and_a_column_a_control(results: Results) -> None:
     table = control_table(results)
     controls = ["identity", "retrain_other_seed", "random_init"]  # in the order of the methods

@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from unlearnbench.judge import floor
-from unlearnbench.judge.stats import several_devices
+from unlearnbench.judge.stats import refuse_mixed_devices, several_devices
 from unlearnbench.judge.validation import validate
 from unlearnbench.measure.scoring import Score
 from unlearnbench.plan.registry import load
@@ -53,9 +53,15 @@ class Results:
     methods: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=METHOD_COLUMNS))
 
     @functools.cached_property
+    def comparable(self) -> pd.DataFrame:
+        """``values`` without those that belong to a machine where several were used (`stats.refuse_mixed_devices`):
+        what tables, tests and ranks are made of."""
+        return refuse_mixed_devices(self.values, self.metrics)
+
+    @functools.cached_property
     def honest(self) -> pd.DataFrame:
         """How far other honest retrains lie from the oracle of each run (`floor.honest`)."""
-        return floor.honest(self.values, self.retrains, self.metrics)
+        return floor.honest(self.comparable, self.retrains, self.metrics)
 
     @functools.cached_property
     def floors(self) -> pd.DataFrame:
@@ -65,7 +71,7 @@ class Results:
     @functools.cached_property
     def controls(self) -> pd.DataFrame:
         """Where metrics put the controls: one verdict for each (`validation.validate`)."""
-        return validate(self.values, self.honest, self.metrics)
+        return validate(self.comparable, self.honest, self.metrics)
 
     @property
     def headline(self) -> list[str]:
