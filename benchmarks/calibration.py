@@ -15,8 +15,9 @@ import numpy as np
 
 from unlearnbench.judge.inference import ALPHA, beyond, equivalent
 from unlearnbench.judge.stats import summarise
-from unlearnbench.measure.distributions import equal_bins_kl, klom
-from unlearnbench.measure.likelihood import Attack, excess, ulira
+from unlearnbench.measure.distributions import equal_bins_kl, forgetting_quality, klom
+from unlearnbench.measure.likelihood import Attack, excess, ruli, ulira
+from unlearnbench.measure.resampling import estimate, left_out
 from unlearnbench.plan.spec import Estimate, Tolerance
 
 Draw = Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]
@@ -63,6 +64,24 @@ def equivalence(times: int = 4000) -> None:
         "Gaps are normal, or exponential with their tail away from 0 or back towards it.",
         ["runs", "gaps", "sd / tolerance", "at the tolerance", "at 0"], lines,
     )  # fmt: skip
+
+
+def rare_failures(times: int = 4000) -> None:
+    """The mark ≡ where most runs have no gap, and a failed one now and then has so large a one that the mean gap is at
+    the tolerance."""
+    lines: list[list[object]] = [
+        [runs, failed, share(times, 8, partial(_equivalent_but_for, failed, runs))]
+        for runs, failed in product((5, 10), (0.3, 0.2, 0.1, 0.05))
+    ]
+    table(
+        "≡ where gaps are 0 but for a share of failed runs, the mean gap at the tolerance: how often it is marked.",
+        ["runs", "failed", "marked"], lines,
+    )  # fmt: skip
+
+
+def _equivalent_but_for(failed: float, runs: int, rng: np.random.Generator) -> bool:
+    gaps = (rng.random(runs) < failed) / failed + 0.01 * rng.normal(size=runs)
+    return equivalent(gaps, np.zeros(runs), Tolerance(1.0)) < ALPHA
 
 
 def _equivalent(law: Draw, runs: int, deviation: float, mean: float, rng: np.random.Generator) -> bool:
@@ -174,6 +193,46 @@ def mean(estimates: list[Estimate]) -> float:
     return float(np.mean([e.value for e in estimates]))
 
 
+def intervals_of_models(times: int = 100) -> None:
+    """Coverage of the other intervals over models: where nothing was done, and where all margins are shifted."""
+    cases: dict[str, tuple[int, Callable[[np.ndarray, np.ndarray, int], object]]] = {
+        "U-LiRA accuracy": (16, lambda u, o, seed: _attack(u, o, seed).accuracy),
+        "U-LiRA TPR@1%": (64, lambda u, o, seed: _attack(u, o, seed).tpr[0.01]),
+        "RULI": (16, ruli),
+        "KLoM": (64, lambda u, o, _: _jackknifed(klom, u, o)),
+        "KLoM, equal bins": (64, lambda u, o, _: _jackknifed(equal_bins_kl, u, o)),
+        "KLoM, equal bins, p95": (64, lambda u, o, _: _jackknifed(equal_bins_kl, u, o, lambda x: np.percentile(x, 95))),
+        "forgetting quality": (16, lambda u, o, _: _jackknifed(forgetting_quality, u, o)),
+    }
+    lines: list[list[object]] = []
+    for (name, (models, measure)), shift in product(cases.items(), (0.0, 0.5)):
+        rng = np.random.default_rng(9)
+        found = []
+        for seed in range(times):
+            difficulty = 3 * rng.normal(size=40)
+            u, o = confidences(rng, models, difficulty) - shift, confidences(rng, models, difficulty)
+            value = measure(u, o, seed)
+            assert isinstance(value, Estimate)
+            found.append(value)
+        lines.append([name, models, shift, mean(found), covers(found, mean(found))])
+    table(
+        "Other intervals over N models a side, on 40 samples: the mean value, and how often the 95% interval holds it.",
+        ["metric", "N", "shift of all", "mean", "covers"], lines,
+    )  # fmt: skip
+
+
+def _attack(u: np.ndarray, o: np.ndarray, seed: int) -> Attack:
+    found = ulira(u, o, seed)
+    assert isinstance(found, Attack)
+    return found
+
+
+def _jackknifed(
+    measure: Callable[..., object], u: np.ndarray, o: np.ndarray, summary: Callable[..., object] = np.mean
+) -> Estimate:
+    return estimate(left_out(lambda *sides: np.asarray(summary(measure(*sides))), u, o), low=0)
+
+
 def covers(estimates: list[Estimate], truth: float) -> float:
     return float(np.mean([e.low <= truth <= e.high for e in estimates]))
 
@@ -203,8 +262,10 @@ def broken_models(times: int = 60) -> None:
 
 if __name__ == "__main__":
     equivalence()
+    rare_failures()
     noise_floor()
     other_shapes()
     floor_interval()
     likelihood_ratios()
+    intervals_of_models()
     broken_models()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from unlearnbench.judge.results import Results
 
-from .statistics import control_table, statistics
+from .statistics import control_table, inference_tables
 from .tables import comparison, controls, latex, markdown, methods, terminal
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ FORMATS = {"png": {"Software": None}, "pdf": {"CreationDate": None}}  # metadata
 
 
 def render(results: Results, out: Path, figures: Mapping[str, Callable[[Results], Figure | None]]) -> list[Path]:
-    """Write ``comparison.{csv,md,tex,txt}``, ``controls.md``, ``methods.{csv,md}``, the tables of `statistics` as CSV,
+    """Write ``comparison.{csv,md,tex,txt}``, ``controls.md``, ``methods.{csv,md}``, the `inference_tables` as CSV,
     and every figure as PNG and PDF under ``out``; return what was written.
 
     Each file appears whole or not at all. A figure that raises is left out with a warning; of one that does not apply,
@@ -60,7 +60,7 @@ def _tables(results: Results) -> Iterator[tuple[str, str]]:
     yield "controls.md", controls(results)
     yield "methods.md", methods(results)
     yield "methods.csv", results.methods.to_csv(index=False)
-    for name, table in statistics(results).items():
+    for name, table in inference_tables(results).items():
         yield f"{name}.csv", table.to_csv(index=False)
 
 

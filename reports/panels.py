@@ -31,7 +31,7 @@ from .statistics import gaps
 ARROWS = {"high": "↑", "low": "↓", "oracle": "≈"}
 FLOOR = "noise floor"
 NOTHING = "—"
-BELOW = "below its null, nearer the oracles than these are to each other: a flag, no win"
+BELOW = "nearer the oracles than these are to each other: chance, or broken models, and no merit"
 
 
 @dataclass(frozen=True)
@@ -323,10 +323,7 @@ def _controls(kept: list[Column], here: Context) -> Iterator[str]:
             scores = {method: score for method, score in scores.items() if not math.isnan(score)}
             first = min(scores, key=scores.__getitem__, default="")
             if first in here.originals:
-                yield (
-                    f"{column.metric.label} ranks {first} first, a control that forgets nothing: "
-                    "here it cannot tell forgetting from leaving the model alone."
-                )
+                yield (f"{column.metric.label}: the smallest mean is that of {first}, a control that forgets nothing.")
 
 
 def _score(column: Column, method: str, found: Found) -> float:
@@ -349,10 +346,10 @@ def _below_null(column: Column, here: Context) -> set[str]:
 
 def _best(column: Column, here: Context) -> set[str]:
     """The best methods; those that print the same number are equally good. None where the controls speak against the
-    metric, and none below its null."""
-    if not here.trusts(column) or column.whole:
+    metric, and none where some are nearer than the null, about which nobody knows whether that is good."""
+    if not here.trusts(column) or column.whole or _below_null(column, here):
         return set()
-    rivals = [name for name, role in here.roles.items() if role == "method" and name not in _below_null(column, here)]
+    rivals = [name for name, role in here.roles.items() if role == "method"]
     scores = {method: _score(column, method, here.found) for method in rivals}
     scores = {method: score for method, score in scores.items() if not math.isnan(score)}
     first = quantity(min(scores.values(), default=0.0), math.nan, column.metric)

@@ -18,7 +18,7 @@ from unlearnbench.plan.spec import Metric
 MARKS = {"fail": "FAIL"}  # what stands out
 
 
-def statistics(results: Results) -> dict[str, pd.DataFrame]:
+def inference_tables(results: Results) -> dict[str, pd.DataFrame]:
     """Tidy tables by name: ``controls`` (metric x control), ``gaps`` (tolerances, noise floors and the tests of each
     method), ``ranks``, ``tests`` and ``variance``."""
     metric = ranking_metric(results)
@@ -60,9 +60,10 @@ def gaps(results: Results) -> pd.DataFrame:
         line = dict.fromkeys(GAPS, np.nan) | dict(zip(GAPS, (*place[:2], method, name), strict=False))
         line |= {"n": int(rows["score"].notna().sum()), "distance": sign * rows["score"].mean(), "models": models}
         line |= {"floor": floor, "floor_low": low, "floor_high": high}
-        testable = not rows["note"].str.startswith(">").any() and not crossed(runs)
+        exact = not rows["note"].str.startswith(">").any()
+        testable = exact and not crossed(runs)
         if not metric.relative:
-            line["gap"] = rows["gap"].mean()
+            line["gap"] = rows["gap"].mean() if exact else np.nan
             if metric.tolerance:
                 line["tolerance"] = tolerance_in_words(metric)
                 if testable:

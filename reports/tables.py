@@ -29,9 +29,10 @@ ROLE_STYLES = {"oracle": "", "method": "", "control": "dim", "floor": "italic di
 CONTROLS = (
     "Controls are models of which the truth is known: the original untouched, an honest retrain, useless models. "
     "*pass*: the metric puts the control where it belongs; *FAIL*: it does not, so nothing can be concluded from it in "
-    "this scenario; *uninformative*: it cannot tell the original from the oracle there, whatever it ranks first; *not "
+    "this scenario; *uninformative*: it did not tell the original from the oracle, whatever it ranks first; *not "
     "contradicted*: no test tells an honest retrain from others, which proves nothing; *not tested*: too few runs or "
-    "retrains for a test. Each test errs in one of twenty cases. Of a control without an entry nothing is expected."
+    "retrains for a test. A test raises a false alarm in at most one of twenty cases, and with few runs it misses "
+    "much. Of a control without an entry nothing is expected."
 )
 UNNAMED = ("method", "floor")  # roles that the name of a line need not repeat
 
@@ -60,8 +61,9 @@ def terminal(results: Results, width: int = 100, color: bool = False, *, brief: 
                 console.print(Text(_wrapped(f"[{letter}] " if letter else "", sentence, width), style="dim"))
             if panel.notes:
                 console.print()
-    below = legend(results, "bold" if color else "marked *") if file.getvalue() else EMPTY
-    console.print(Text(textwrap.fill(below, width), style="dim"))
+    below = legend(results, "bold" if color else "marked *") if file.getvalue() else [EMPTY]
+    for paragraph in below:
+        console.print(Text(textwrap.fill(paragraph, width), style="dim"))
     return "\n".join(line.rstrip() for line in file.getvalue().splitlines()) + "\n"
 
 
@@ -112,7 +114,7 @@ def markdown(results: Results) -> str:
                 rows = [head, [":--", *("--:" for _ in panel.headers)], *map(_md_line, panel.lines)]
                 blocks.append("\n".join("| " + " | ".join(row) + " |" for row in rows))
             blocks += [_md_marks(letter) + " " * bool(letter) + _md(sentence) for letter, sentence in panel.notes]
-    blocks.append(legend(results, "bold") if len(blocks) > 1 else EMPTY)
+    blocks += ["\n".join(f"- {part}" for part in legend(results, "bold"))] if len(blocks) > 1 else [EMPTY]
     return "\n\n".join(blocks) + "\n"
 
 
@@ -204,8 +206,8 @@ def latex(results: Results) -> str:
             ]
             blocks.append("\n".join([r"\medskip\begin{minipage}{\linewidth}\small", *body, r"\end{minipage}\par"]))
             title = []
-    below = legend(results, "bold") if len(blocks) > 1 else EMPTY
-    blocks.append(rf"\bigskip{{\footnotesize {_tex(below)}\par}}")
+    below = legend(results, "bold") if len(blocks) > 1 else [EMPTY]
+    blocks.append(rf"\bigskip{{\footnotesize {chr(10).join(_tex(part) + chr(92) + 'par' for part in below)}}}")
     return PREAMBLE + "\n\n".join(blocks) + "\n\\end{document}\n"
 
 

@@ -12,7 +12,19 @@ import pytest
 import torch
 
 from unlearnbench.judge.comparing import score_row
-from unlearnbench.judge.floor import COLUMNS, FLOORS, PER_RUN, by_run, floors, hands, honest, retrains, score_banks
+from unlearnbench.judge.floor import (
+    ALONE,
+    COLUMNS,
+    FLOORS,
+    PER_RUN,
+    by_run,
+    floors,
+    honest,
+    members_by_run,
+    retrains,
+    score_banks,
+)
+from unlearnbench.judge.inference import beyond
 from unlearnbench.judge.stats import summarise
 from unlearnbench.plan.cells import Cell, Plugin, Recipe, Row
 from unlearnbench.plan.evidence import Context, Evidence
@@ -236,7 +248,7 @@ def test_members_are_dealt_to_the_runs_of_their_split_and_held_against_that_orac
     for i, right in enumerate([2, 1, 0]):
         train(store, i, right)
     score_banks(plan(3), store, OF_OUTPUTS)
-    assert [hand.members for hand in hands(plan(3), store)] == [
+    assert [run.members for run in members_by_run(plan(3), store)] == [
         (roster.key("oracles", CELLS[0], 0), roster.key("oracles", CELLS[0], 2)),
         (roster.key("oracles", CELLS[0], 1),),
     ]
@@ -259,7 +271,7 @@ def test_they_are_scored_again_when_members_oracles_or_versions_change_and_not_e
     train(store, 0, 0)
     one = plan(1, CELLS[0])
     score_banks(one, store, OF_OUTPUTS)
-    key = hands(one, store)[0].key
+    key = members_by_run(one, store)[0].key
     store.put_bank_scores(key, {**store.scores(key), "values": {"fa": [7.0]}})
     score_banks(one, store, OF_OUTPUTS)
     assert values(store, one) == {"fa": [(4, 7.0)]}  # left alone
@@ -275,14 +287,25 @@ def test_they_are_scored_again_when_members_oracles_or_versions_change_and_not_e
 
 def test_without_an_oracle_or_a_bank_nothing_is_dealt(store: Store) -> None:
     train(store, 0, 0)
-    assert hands(plan(0), store) == []
-    assert hands(plan(1, replace(CELLS[0], seed=9)), store) == []
+    assert members_by_run(plan(0), store) == []
+    assert members_by_run(plan(1, replace(CELLS[0], seed=9)), store) == []
     assert retrains(plan(0), store).empty
 
 
-def test_of_a_large_bank_so_many_of_the_first_are_dealt_to_each_run(store: Store) -> None:
-    for i in range(2 * PER_RUN + 2):
+def test_of_a_large_bank_so_many_of_the_first_are_dealt_to_each_run(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So many that a single run can be tested: 20 exchanges are too few."""
+    for i in range(ALONE + 5):
         train(store, i, 2)
-    dealt = [hand.members for hand in hands(plan(2 * PER_RUN + 2), store)]
-    assert [len(members) for members in dealt] == [PER_RUN, PER_RUN]
-    assert len({key for members in dealt for key in members}) == 2 * PER_RUN
+    (alone,) = members_by_run(plan(ALONE + 5, CELLS[0]), store)
+    assert len(alone.members) == ALONE
+    assert beyond([9.0], [[1.0] * ALONE]) < 0.05
+    dealt = [run.members for run in members_by_run(plan(ALONE + 5), store)]
+    assert [len(members) for members in dealt] == [ALONE // 2] * 2
+    many = [replace(CELLS[0], seed=seed) for seed in range(10)]
+    monkeypatch.setattr(Store, "row", lambda self, cell: Row(cell.key, cell, "ok"))
+    monkeypatch.setattr(roster, "stored", lambda kind, cell, count, store: tuple(map(str, range(count))))
+    dealt = [run.members for run in members_by_run(plan(128, *many), store)]
+    assert [len(members) for members in dealt] == [PER_RUN] * 10
+    assert len({key for members in dealt for key in members}) == 10 * PER_RUN

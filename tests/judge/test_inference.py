@@ -189,6 +189,7 @@ def test_a_share_of_the_oracle_s_value_is_a_margin_of_its_own_in_every_run() -> 
     below = stats.ttest_rel(values, [1.1 * o for o in oracle], alternative="less").pvalue
     assert equivalent(values, oracle, Tolerance(0.1, of_oracle=True)) == pytest.approx(max(above, below))
     assert equivalent(values, oracle, Tolerance(0.1)) > 0.3  # .1 of a step is another matter
+    assert math.isnan(equivalent([0.0] * 5, [0.0] * 5, Tolerance(0.1, of_oracle=True)))  # a tenth of nothing
 
 
 @pytest.mark.parametrize(

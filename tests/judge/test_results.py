@@ -139,8 +139,8 @@ def test_the_members_of_a_bank_go_along_by_scenario_and_run(results: Results, tm
         store.put_outputs(roster.key("oracles", oracle, i), {"train": np.zeros((4, 2)), "test": np.zeros((2, 2))})
     entries = tuple(Entry(oracle, label, "oracle", "oracle", "retrained") for label in ("random-10", "the same"))
     plan = Plan("s", "T", entries, {}, bank=2)
-    (hand,) = floor.hands(plan, store)
-    store.put_bank_scores(hand.key, {"basis": "b", "values": {"fa": [1.0, 2.5]}})
+    (run,) = floor.members_by_run(plan, store)
+    store.put_bank_scores(run.key, {"basis": "b", "values": {"fa": [1.0, 2.5]}})
     place = {"dataset": "digits", "model": "cnn", "split_seed": 3, "seed": 4, "metric": "fa"}
     assert gather(store, plan, METRICS).retrains.to_dict("records") == [
         {**place, "scenario": label, "value": value} for label in ("random-10", "the same") for value in (1.0, 2.5)

@@ -74,8 +74,8 @@ def test_equal_values_have_an_interval_of_no_width() -> None:
     ("runs", "expected", "words"),
     [
         ([(0, 0), (1, 1), (2, 2)], False, "3 seeds"),
-        ([(0, 0), (0, 1), (0, 2)], False, "3 seeds"),  # one split: what is said is said of it
-        ([(0, 0), (1, 0)], False, "2 seeds"),
+        ([(0, 0), (0, 1), (0, 2)], False, "3 seeds on one split"),  # what is said is said of it
+        ([(0, 0), (1, 0)], False, "2 splits, one seed"),
         ([(0, 0), (0, 1), (1, 0), (1, 1)], True, "2 splits x 2 seeds"),
         ([(0, 0), (0, 1), (1, 1)], True, "2 splits x 2 seeds"),
         ([(0, 0)], False, SINGLE),
@@ -211,6 +211,9 @@ def test_an_oracle_without_a_plain_value_gives_no_gap(oracle: tuple[float, str],
     gaps = paired_gaps(frame, METRICS).set_index("method")
     assert math.isnan(gaps["value"]["camu"])
     assert gaps["note"]["camu"] == reason
+    scored = with_scores(frame, METRICS).set_index("method")
+    assert math.isnan(scored["oracle"]["camu"])  # a lower bound is no value to be equivalent to
+    assert math.isnan(scored["score"]["camu"])
 
 
 def test_a_failed_method_keeps_its_own_reason_and_an_attack_its_size() -> None:

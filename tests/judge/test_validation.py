@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 import pandas as pd
@@ -55,9 +56,16 @@ def test_it_passes_where_it_is_shown_to_be_within_the_tolerance() -> None:
     assert verdicts(declared, 0.05, oracle=0.5, other=scattered) == {"other": N}
 
 
-def test_without_a_bank_nothing_is_said_of_it() -> None:
+def test_without_a_bank_it_is_not_tested() -> None:
     """The planted bug: a retrain that is held against itself."""
-    assert verdicts(ATTACK, None, oracle=0.5, other=0.9, third=0.5) == {}
+    assert verdicts(ATTACK, None, oracle=0.5, other=0.9, third=0.5) == {"other": T, "third": T}
+
+
+def test_runs_that_share_splits_and_seeds_bear_no_test() -> None:
+    parts = [frame(oracle=0.5, other=0.6, identity=0.9).assign(split_seed=split) for split in (0, 1)]
+    table = judged(ATTACK, pd.concat(parts), 0.05)
+    assert set(table["verdict"]) == {T}
+    assert set(table["reason"]) == {"runs that share splits and seeds bear no test"}
 
 
 def test_two_retrains_among_the_controls_do_not_vouch_for_each_other() -> None:
@@ -73,27 +81,26 @@ def test_two_retrains_among_the_controls_do_not_vouch_for_each_other() -> None:
         (0.05, 0.60, 0.51, {"other": N, "identity": P}),
         (0.05, 0.40, 0.49, {"other": N, "identity": P}),  # either side of the oracle
         (0.05, 0.60, 0.58, {"other": F, "identity": P}),  # it tells an honest retrain from the oracle
-        (0.05, 0.42, 0.59, {"other": F, "identity": F}),  # as far as the original
-        (0.05, 0.53, 0.51, {"other": N, "identity": P}),  # in every run: means count, not the spread of single runs
-        (None, 0.60, 0.51, {"identity": P}),
-        (None, 0.50, 0.51, {"identity": U}),
+        (0.05, 0.53, 0.51, {"other": N, "identity": U}),  # no farther than honest retrains, though in every run
+        (None, 0.60, 0.51, {"other": T, "identity": P}),  # of the retrain itself nobody knows more
+        (None, 0.50, 0.51, {"other": T, "identity": U}),
     ],
 )
 def test_an_attack(spread: float | None, identity: float, other: float, expected: dict[str, str]) -> None:
     assert verdicts(ATTACK, spread, oracle=0.50, identity=identity, other=other) == expected
 
 
-def test_over_seeds_the_interval_of_the_gaps_decides() -> None:
-    oracle = [0.50, 0.55, 0.60]  # gaps .02, .03, .04: 95% of means lie within .03 ± .025
-    assert verdicts(ATTACK, 0.05, oracle=oracle, identity=[0.52, 0.58, 0.64]) == {"identity": P}
-    assert verdicts(ATTACK, 0.05, oracle=oracle, identity=[0.49, 0.58, 0.67]) == {"identity": U}  # .03 ± .099
+def test_distances_count_run_by_run() -> None:
+    """The planted bug: the mean of signed gaps, which is nothing here, and by which an attack would tell nothing."""
+    oracle = [0.5, 0.5, 0.5, 0.5, 0.5]
+    assert verdicts(ATTACK, 0.05, oracle=oracle, identity=[0.7, 0.3, 0.7, 0.3, 0.5]) == {"identity": P}
 
 
 def test_gaps_are_paired_by_seed() -> None:
-    """The planted bug: the difference of means has another spread than the paired gaps, here .4 instead of 0."""
-    oracle, identity = [0.1, 0.5, 0.9], [0.2, 0.6, 1.0]
-    assert verdicts(ATTACK, None, oracle=oracle, identity=identity) == {"identity": P}
-    assert verdicts(ATTACK, None, oracle=oracle, identity=identity[::-1]) == {"identity": U}
+    """The planted bug: the difference of means, which the order of the seeds does not change."""
+    oracle, identity = [0.1, 0.3, 0.5, 0.7, 0.9], [0.12, 0.32, 0.52, 0.72, 0.92]
+    assert verdicts(ATTACK, 0.05, oracle=oracle, identity=identity) == {"identity": U}
+    assert verdicts(ATTACK, 0.05, oracle=oracle, identity=identity[::-1]) == {"identity": P}
 
 
 @pytest.mark.parametrize("record", [ATTACK, GAP, DISTANCE, ACCURACY, STEPS], ids=lambda r: f"{r.family} {r.better}")
@@ -113,6 +120,23 @@ def test_the_null_of_a_difference_of_areas_is_0(other: float, verdict: str) -> N
     assert verdicts(replace(AUC, unit="AUC difference"), None, oracle=0.0, other=other)["other"] == verdict
 
 
+@pytest.mark.parametrize(
+    ("other", "verdict"),
+    [
+        ((0.50, 0.46, 0.54), P),
+        ((0.50, 0.39, 0.61), N),  # near .5, but nothing shows it
+        ((0.58, 0.50, 0.66), N),  # .58 by chance
+        ((0.66, 0.57, 0.75), F),
+    ],
+)
+def test_of_a_null_the_interval_counts(other: Value, verdict: str) -> None:
+    assert verdicts(AUC, None, oracle=0.5, other=other)["other"] == verdict
+
+
+def test_what_stands_beside_another_metric_is_judged_by_no_control() -> None:
+    assert verdicts(replace(AUC, controlled=False), None, oracle=0.5, other=0.9, identity=0.5) == {}
+
+
 def test_a_true_positive_rate_has_no_null_of_one_half() -> None:
     rate = replace(AUC, unit="TPR")
     assert verdicts(rate, None, oracle=0.01, other=0.02, identity=0.3) == {"identity": P}
@@ -129,13 +153,13 @@ def test_a_true_positive_rate_has_no_null_of_one_half() -> None:
 )
 def test_of_an_auc_on_banks_the_intervals_are_compared(identity: Value, other: Value, verdict: str) -> None:
     found = verdicts(AUC, None, oracle=(0.5, 0.45, 0.55), identity=identity, other=other)
-    assert found == {"other": P, "identity": verdict}
+    assert found["identity"] == verdict
 
 
 def test_of_several_splits_the_widest_ends_count() -> None:
     identity = [(0.70, 0.60, 0.80), (0.70, 0.62, 0.80)]
     other = [(0.52, 0.45, 0.55), (0.50, 0.45, 0.61)]
-    assert verdicts(AUC, None, oracle=[0.5, 0.5], identity=identity, other=other) == {"other": P, "identity": U}
+    assert verdicts(AUC, None, oracle=[0.5, 0.5], identity=identity, other=other)["identity"] == U
     assert verdicts(AUC, None, oracle=[0.5, 0.5], identity=identity[1:] * 2, other=other)["identity"] == P
 
 
@@ -221,8 +245,8 @@ def test_a_value_whose_gap_is_the_distance(changes: dict[str, float], expected: 
 def test_without_other_retrains_nothing_is_tested() -> None:
     for record in (DISTANCE, LIKENESS, GAP):
         assert verdicts(record, None, oracle=0.0, identity=0.1) == {"identity": T}
-    assert verdicts(DISTANCE, None, oracle=0.0, identity=0.4, other=0.1) == {"identity": P}  # five runs, one in each
-    assert verdicts(GAP, None, oracle=0.5, identity=0.1, other=0.45) == {"identity": P}
+    assert verdicts(DISTANCE, None, oracle=0.0, identity=0.4, other=0.1)["identity"] == P  # five runs, one in each
+    assert verdicts(GAP, None, oracle=0.5, identity=0.1, other=0.45)["identity"] == P
 
 
 @pytest.mark.parametrize(
@@ -246,6 +270,15 @@ def test_of_models_of_a_bank_the_oracle_s_line_is_the_null(
 ) -> None:
     found = verdicts(record, None, oracle=oracle, other=other, identity=identity, collapse=useless)
     assert found == dict(zip(("other", "identity", "collapse"), expected, strict=True))
+
+
+def test_of_banks_the_intervals_are_compared() -> None:
+    null = (1.6, 1.4, 1.8)  # up to 2.0 is the null's
+    others = {(1.7, 1.5, 1.9): P, (2.1, 1.8, 2.4): N, (2.5, 2.2, 2.8): F}
+    originals = {(2.6, 2.2, 3.0): P, (2.1, 1.9, 2.3): U}
+    for (other, first), (identity, second) in itertools.product(others.items(), originals.items()):
+        found = verdicts(KLOM, None, oracle=null, other=other, identity=identity)
+        assert found == {"other": first, "identity": second}
 
 
 # --- utility, relearning, cost ---------------------------------------------------------------------------------------

@@ -79,7 +79,10 @@ def test_datasets_scenarios_and_metrics_are_judged_apart() -> None:
     steps = frame(oracle=50.0, identity=80.0).assign(metric="n")
     metrics = {"m": ATTACK, "n": replace(STEPS, name="n")}
     values = pd.concat([easy, hard, steps])
-    table = validate(values, honest(values, retrains(easy, ATTACK, 0.1), metrics), metrics)
+    banks = pd.concat(
+        [retrains(part, ATTACK, 0.1).assign(scenario=name) for part, name in ((easy, "random"), (hard, "class"))]
+    )
+    table = validate(values, honest(values, banks, metrics), metrics)
     found = [tuple(line) for line in table[["scenario", "metric", "verdict"]].to_numpy()]
     assert found == [("random", "m", U), ("class", "m", P), ("random", "n", F)]
 

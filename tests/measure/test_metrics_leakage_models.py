@@ -180,6 +180,7 @@ GOLDEN = {
         Case(FORGET_ALONE[0], 0.5, FORGET_ALONE[1]),
         Case(TEST_ALONE[0], -0.5, TEST_ALONE[1]),
         Case(HALF_OF_CLASS[0], 0.125, HALF_OF_CLASS[1]),
+        Case(replace(FORGET_ALONE[0], forget_classes=(0,)), "whole_class", FORGET_ALONE[1]),
         *NO_SHARED_CLASS,
     ],
     "ulira_accuracy": ulira(0.5, 1.0, 0.75),

@@ -123,6 +123,6 @@ def test_reasons_for_an_empty_value() -> None:
     assert reasons <= set(REASONS)
     assert reasons | {"not_on_device"} == {
         "constant", "metric_error", "no_class", "no_oracle", "no_partner", "not_measured", "not_on_device", "of_split",
-        "oracle_censored", "oracle_empty", "small_bank", "too_few", "zero_cost",
+        "oracle_censored", "oracle_empty", "small_bank", "too_few", "whole_class", "zero_cost",
     }  # fmt: skip
     assert LACKING.keys() == set(get_args(Need))

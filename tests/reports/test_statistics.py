@@ -14,9 +14,9 @@ from unlearnbench_reports.statistics import (
     GAPS,
     control_table,
     gaps,
+    inference_tables,
     ranking_metric,
     ranking_values,
-    statistics,
 )
 
 from unlearnbench.judge.results import Results
@@ -32,7 +32,7 @@ def with_values(results: Results, metric: str, method: str, scenario: str, value
 def test_the_tables_have_these_names_and_no_warnings(results: Results) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        tables = statistics(results)
+        tables = inference_tables(results)
     assert list(tables) == ["controls", "gaps", "ranks", "tests", "variance"]
     assert list(tables["controls"].columns) == ["dataset", "scenario", "metric", "control", "verdict", "reason"]
     assert set(tables["tests"]["metric"]) == {"avg_gap"}
@@ -49,14 +49,14 @@ def test_the_first_distance_of_the_headline_ranks(results: Results) -> None:
 
 
 def test_without_one_ranks_and_tests_are_empty(results: Results) -> None:
-    tables = statistics(replace(results, settings={}))
+    tables = inference_tables(replace(results, settings={}))
     assert tables["ranks"].empty
     assert tables["tests"].empty
     assert len(tables["variance"])
 
 
 def test_methods_are_ranked_by_the_mean_over_scenarios(results: Results) -> None:
-    table = statistics(results)["ranks"].set_index("method")
+    table = inference_tables(results)["ranks"].set_index("method")
     ranked = table[table["mean"].notna()]
     assert ranked.index.to_list() == ["camu", "neggrad_plus", "finetune", "gradient_ascent"]
     assert ranked["mean"].to_list() == [1.0, 2.5, 3.0, 3.5]
@@ -69,7 +69,7 @@ def test_a_scenario_in_which_the_metric_fails_its_controls_does_not_rank(results
     assert len(ranking_values(results, metric)) == len(results.values)
     failing = with_values(results, "avg_gap", "random_init", "class-0", [0.1, 0.2, 0.1, 0.2, 0.1])
     assert set(ranking_values(failing, metric)["scenario"]) == {"random-10"}
-    ranked = statistics(failing)["ranks"].set_index("method")["mean"].dropna()
+    ranked = inference_tables(failing)["ranks"].set_index("method")["mean"].dropna()
     assert ranked.to_dict() == {"camu": 1.0, "finetune": 2.0, "neggrad_plus": 3.0, "gradient_ascent": 4.0}
 
 
@@ -77,13 +77,13 @@ def test_where_a_metric_is_uninformative_it_does_not_rank(results: Results) -> N
     within = with_values(results, "avg_gap", "identity", "class-0", [0.1, 0.2, 0.1, 0.2, 0.1])
     assert set(within.controls.query("metric == 'avg_gap' and scenario == 'class-0'")["verdict"]) >= {"uninformative"}
     assert set(ranking_values(within, results.metrics["avg_gap"])["scenario"]) == {"random-10"}
-    assert set(statistics(within)["tests"]["scenario"]) == {"random-10"}
+    assert set(inference_tables(within)["tests"]["scenario"]) == {"random-10"}
 
 
 def test_where_it_fails_everywhere_nothing_ranks(results: Results) -> None:
     for scenario in ("random-10", "class-0"):
         results = with_values(results, "avg_gap", "random_init", scenario, [0.1, 0.2, 0.1, 0.2, 0.1])
-    assert statistics(results)["ranks"].empty
+    assert inference_tables(results)["ranks"].empty
 
 
 def line_of(results: Results, method: str, metric: str, scenario: str = "random-10") -> pd.Series:
@@ -152,7 +152,11 @@ def test_nothing_is_tested_where_a_gap_is_a_lower_bound_or_runs_are_not_independ
     frame = results.values.copy()
     lines = (frame["metric"] == "ta") & (frame["method"] == "camu") & (frame["scenario"] == "random-10")
     frame.loc[lines & (frame["seed"] == 4), "note"] = ">99"
-    assert tested(replace(results, values=frame)) == [False, False]
+    censored = replace(results, values=frame)
+    assert tested(censored) == [False, False]
+    assert np.isnan(line_of(censored, "camu", "ta")["gap"])
+    oracle = results.values.assign(note=results.values["note"].mask(results.values["role"] == "oracle", ">99"))
+    assert tested(replace(results, values=oracle)) == [False, False]
     crossed = pd.concat([results.values.assign(split_seed=split) for split in (0, 1)])
     assert tested(replace(results, values=crossed)) == [False, False]
 
@@ -163,7 +167,7 @@ def test_times_of_several_devices_are_neither_tested_nor_taken_apart(results: Re
     assert line_of(results, "finetune", "relearn_time")["n"] == 5
     assert line_of(found, "finetune", "relearn_time")["n"] == 0
     assert line_of(found, "finetune", "ta")["n"] == 5
-    seconds = statistics(found)["variance"].query("metric == 'seconds'")
+    seconds = inference_tables(found)["variance"].query("metric == 'seconds'")
     assert (seconds["n"] == 0).all()
 
 
@@ -176,7 +180,7 @@ def test_the_control_table_has_the_headline_and_a_column_a_control(results: Resu
     )
     lines = {(line["scenario"], line["metric"]): [line[c] for c in controls] for line in table.to_dict("records")}
     assert lines["random-10", "ra"] == ["pass", "pass", "pass"]
-    assert lines["random-10", "avg_gap"] == ["pass", "", "pass"]  # without a bank nothing is known of retrains
+    assert lines["random-10", "avg_gap"] == ["pass", "not tested", "pass"]  # there is no bank of other retrains
     assert lines["class-0", "seconds"] == ["pass", "pass", ""]
 
 
@@ -193,4 +197,4 @@ def test_without_controls_or_a_headline_the_control_table_is_empty(results: Resu
     for bare in (no_controls, replace(results, settings={})):
         assert control_table(bare).empty
         assert list(control_table(bare).columns) == ["dataset", "scenario", "metric", "verdict", "reason"]
-        assert isinstance(statistics(bare)["controls"], pd.DataFrame)
+        assert isinstance(inference_tables(bare)["controls"], pd.DataFrame)

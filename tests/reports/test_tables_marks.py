@@ -181,13 +181,14 @@ def test_the_best_has_the_smallest_mean_distance_run_by_run(results: Results) ->
 def test_below_its_null_a_method_is_flagged_and_not_the_best(results: Results) -> None:
     banks = {**results.metrics, "relearn_gap": replace(results.metrics["relearn_gap"], of_split=True, needs={})}
     one = replace(results, metrics=banks, values=results.values[results.values["seed"] == 0])
-    lines = {"retrain": 2.0, "camu": 0.1, "finetune": 2.5, "identity": 9.0}
+    """And nor is a worse one in its place, which may be much worse."""
+    lines = {"retrain": 2.0, "camu": 1.9, "finetune": 8.5, "identity": 3.0}
     for method, value in lines.items():
         one = changed(one, {"metric": "relearn_gap", "method": method}, value=value, note="")
     others = ~one.values["method"].isin(list(lines)) & (one.values["metric"] == "relearn_gap")
     one = replace(one, values=one.values.assign(value=one.values["value"].mask(others, np.nan)))
     shown = panel(one, "Distance")
-    assert best(shown)["Relearn gap"] == ["finetune"]
+    assert best(shown)["Relearn gap"] == []
     letter = next(letter for letter, sentence in shown.notes if sentence == BELOW)
     marked = [line.method for line in shown.lines if any(letter in entry.marks.split(",") for entry in line.entries)]
     assert [*marked, *(line.method for line in shown.lines if letter in line.marks.split(","))] == ["camu"]

@@ -25,7 +25,8 @@ from unlearnbench.plan.suites import Plan
 from unlearnbench.store import roster
 from unlearnbench.store.folder import Store
 
-PER_RUN = 4  # members of a bank that are dealt to a run at most
+PER_RUN = 4  # members of a bank that are dealt to a run at most, where there are several runs
+ALONE = 20  # and to a single one: fewer could tell nothing at 5%
 COLUMNS = ["dataset", "model", "scenario", "split_seed", "seed", "metric", "value"]
 PLACE = ["dataset", "scenario", "metric"]
 Runs = dict[tuple[int, int], list[float]]  # scores by split seed and seed
@@ -35,7 +36,7 @@ FLOORS = [*PLACE, "floor", "low", "high", "runs", "models"]
 
 
 @dataclass(frozen=True)
-class Hand:
+class RunMembers:
     """Members of a bank, by the keys of their outputs, and the oracle's row of the run that they are dealt to."""
 
     oracle: Row
@@ -47,7 +48,7 @@ class Hand:
         return digest(["dealt", self.oracle.key, self.members])
 
 
-def hands(plan: Plan, store: Store) -> list[Hand]:
+def members_by_run(plan: Plan, store: Store) -> list[RunMembers]:
     """What the banks of a plan deal to each run: every n-th member to each of a split's n runs that have an oracle."""
     runs: dict[str, dict[str, Cell]] = {}  # by bank the cells of its oracles: one each, under whatever label
     for entry in plan.entries if plan.bank else ():
@@ -57,30 +58,30 @@ def hands(plan: Plan, store: Store) -> list[Hand]:
     for cells in runs.values():
         rows = [row for cell in cells.values() if (row := store.row(cell)) is not None and row.status == "ok"]
         if rows:
-            members = roster.stored("oracles", rows[0].cell, min(plan.bank, PER_RUN * len(rows)), store)
-            found += [Hand(row, own) for i, row in enumerate(rows) if (own := members[i :: len(rows)])]
+            members = roster.stored("oracles", rows[0].cell, min(plan.bank, max(ALONE, PER_RUN * len(rows))), store)
+            found += [RunMembers(row, own) for i, row in enumerate(rows) if (own := members[i :: len(rows)])]
     return found
 
 
 def score_banks(plan: Plan, store: Store, metrics: Mapping[str, Metric], workers: int = 1) -> None:
     """Score the members of every bank that a run is dealt, by the metrics that outputs alone bear."""
-    Parallel(workers)(delayed(_score_hand)(store, hand, metrics) for hand in hands(plan, store))
+    Parallel(workers)(delayed(_score_members)(store, run, metrics) for run in members_by_run(plan, store))
 
 
-def _score_hand(store: Store, hand: Hand, metrics: Mapping[str, Metric]) -> None:
+def _score_members(store: Store, run: RunMembers, metrics: Mapping[str, Metric]) -> None:
     wanted = {n: m for n, m in metrics.items() if not m.of_split and set(m.needs) <= {"oracle"}}
-    basis = digest([hand.oracle.evidence_sha256, {name: metric.version for name, metric in wanted.items()}])
-    if store.scores(hand.key).get("basis") == basis:
+    basis = digest([run.oracle.evidence_sha256, {name: metric.version for name, metric in wanted.items()}])
+    if store.scores(run.key).get("basis") == basis:
         return
-    split, oracle = store.split(hand.oracle.cell), restored(store, hand.oracle)
+    split, oracle = store.split(run.oracle.cell), restored(store, run.oracle)
     values: dict[str, list[float]] = {name: [] for name in wanted}
-    for i, key in enumerate(hand.members):
+    for i, key in enumerate(run.members):
         outputs = Sets(store.outputs(key), split)
         member = Evidence(outputs, oracle.labels, oracle.forget_classes, np.empty((0, 2)), {}, {}, i)
         for name, found in score(member, Context(oracle=oracle), wanted).items():
             if found.value is not None:
                 values[name].append(found.value)
-    store.put_bank_scores(hand.key, {"basis": basis, "values": values})
+    store.put_bank_scores(run.key, {"basis": basis, "values": values})
 
 
 def retrains(plan: Plan, store: Store) -> pd.DataFrame:
@@ -90,9 +91,9 @@ def retrains(plan: Plan, store: Store) -> pd.DataFrame:
         if entry.role == "oracle":
             labels.setdefault(entry.cell.key, set()).add(entry.scenario)
     lines: list[list[Any]] = []
-    for hand in hands(plan, store):
-        cell, values = hand.oracle.cell, store.scores(hand.key).get("values", {})
-        for scenario in sorted(labels[hand.oracle.key]):
+    for run in members_by_run(plan, store):
+        cell, values = run.oracle.cell, store.scores(run.key).get("values", {})
+        for scenario in sorted(labels[run.oracle.key]):
             place = [cell.dataset.name, cell.model.name, scenario, cell.split_seed, cell.seed]
             lines += [[*place, metric, value] for metric, found in values.items() for value in found]
     return pd.DataFrame(lines, columns=COLUMNS)
@@ -126,7 +127,8 @@ def floors(retrained: pd.DataFrame, metrics: Mapping[str, Metric]) -> pd.DataFra
     """By dataset, scenario and metric the noise floor (`FLOORS`): the mean over the runs of the mean distance of the
     run's honest retrains (`honest`) to its oracle, ``low`` and ``high`` ends of its 95% t interval over ``runs``, and
     ``models``, the independent models behind it, the oracles among them. Of a likeness that is high near the oracle it
-    is the mean likeness. Where runs share splits and seeds there is no interval."""
+    is the mean likeness. Where runs share splits and seeds there is no interval. Censored
+    retrains are left out, so that a floor of lower bounds is too low."""
     lines = []
     for place, own in retrained.groupby(PLACE, sort=False):
         sign = -1 if metrics[str(place[-1])].better == "high" else 1

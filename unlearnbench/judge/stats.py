@@ -55,11 +55,15 @@ def crossed(runs: Iterable[tuple[int, int]]) -> bool:
 
 
 def runs_in_words(values: pd.DataFrame) -> str:
-    """How many runs stand behind the values: ``5 seeds``, ``3 splits x 3 seeds``, or that there is but one."""
+    """How many runs stand behind the values: ``5 seeds``, each with a split of its own, ``10 seeds on one split``,
+    ``5 splits, one seed``, ``3 splits x 3 seeds``, or that there is but one."""
     pairs = list(values[["split_seed", "seed"]].drop_duplicates().itertuples(index=False, name=None))
+    splits, seeds = (len(set(numbers)) for numbers in zip(*pairs, strict=True))
     if crossed(pairs):
-        return f"{len({split for split, _ in pairs})} splits x {len({seed for _, seed in pairs})} seeds"
-    return f"{len(pairs)} seeds" if len(pairs) > 1 else SINGLE
+        return f"{splits} splits x {seeds} seeds"
+    if len(pairs) == 1:
+        return SINGLE
+    return f"{splits} splits, one seed" if seeds == 1 else f"{seeds} seeds" + " on one split" * (splits == 1)
 
 
 @functools.cache
@@ -150,8 +154,8 @@ def with_scores(values: pd.DataFrame, metrics: Mapping[str, Metric]) -> pd.DataF
 
 
 def _with_gaps(values: pd.DataFrame, metrics: Sequence[Metric]) -> pd.DataFrame:
-    """The lines of ``metrics`` with ``oracle``, the oracle's value of the same run, the ``gap`` to it, and the
-    ``gap_note`` that says why there is none."""
+    """The lines of ``metrics`` with ``oracle``, the oracle's value of the same run unless it is censored, the ``gap``
+    to it, and the ``gap_note`` that says why there is none."""
     lines = values[values["metric"].isin([metric.name for metric in metrics])].fillna({"note": ""})
     of_split = [metric.name for metric in metrics if metric.of_split]
     lines["run"] = lines["seed"].mask(lines["metric"].isin(of_split), -1)
@@ -163,7 +167,8 @@ def _with_gaps(values: pd.DataFrame, metrics: Sequence[Metric]) -> pd.DataFrame:
     note = note.mask(there & pairs["oracle"].isna(), REASONS["oracle_empty"])
     note = note.mask(there & censored, str(Empty("oracle_censored")))
     note = note.mask(there & (pairs["_merge"] == "left_only"), str(Empty("no_oracle")))
-    return pairs.assign(gap=(pairs["value"] - pairs["oracle"]).mask(censored), gap_note=note)
+    exact = pairs["oracle"].mask(censored)
+    return pairs.assign(oracle=exact, gap=pairs["value"] - exact, gap_note=note)
 
 
 def _as_values(pairs: pd.DataFrame, suffix: str) -> pd.DataFrame:

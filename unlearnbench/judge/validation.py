@@ -3,21 +3,21 @@
 What is expected is written here, by family (``stands_for`` says which truth a control is). How near is near enough was
 settled while the suites on digits were first run, so their verdicts are no independent test of these rules:
 
-- *leakage*: the original differs from the oracle, and by more than an honest retrain does. Of an attack on banks of
-  models AUC and accuracy of an honest retrain are within .05 of .5, differences of AUCs of 0, and what it finds in
-  the original lies above.
+- *leakage*: the original lies beyond the noise floor. Of an attack on banks of models an honest retrain is within .05
+  of the null (.5, or 0 of a difference), and what the attack finds in the original lies above.
 - *oracle-distance*: models without use lie farther from the oracle than the other controls; the original lies beyond
-  the noise floor.
+  the noise floor. Between banks of models a retrain lies within 1.25 times the null, the original above it.
 - *utility*: some control that is no honest retrain lies beyond the noise floor.
 - *relearning*: the original relearns before the oracle.
 - *cost*: the original costs nothing, an honest retrain what the oracle costs.
 
-"Beyond the noise floor" is a test (`inference.beyond`, 5%): the control lies farther from the oracles than other honest
-retrains do. An honest retrain passes where a test shows it equivalent to the oracle, within the metric's tolerance; it
-fails where it lies beyond the other retrains, those of the banks; else it is *not contradicted*, which proves nothing.
-Where the original cannot be told from the oracle the metric is *uninformative* in that scenario: it says nothing there,
-whatever it ranks first. Where too few runs or retrains are there for a test to find anything, as with a single seed,
-that is *not tested*. Every test errs in one of twenty cases, and they are many.
+"Beyond the noise floor" is a test (`inference.beyond`, 5%): the control does not pass for one more honest retrain. An
+honest retrain passes where a test shows it equivalent to the oracle, within the metric's tolerance; it fails where it
+does not pass for one of the others, those of the banks; else it is *not contradicted*, which proves nothing. Of banks
+of models the intervals are compared: what they leave open is not contradicted. Where the original was not told from the
+oracle the metric is *uninformative* in that scenario, whatever it ranks first. Where too few runs or retrains are there
+for a test to find anything, as with a single seed, that is *not tested*. A test raises a false alarm in at most one of
+twenty cases, and with few runs it misses much (benchmarks/calibration.py).
 """
 
 from __future__ import annotations
@@ -47,21 +47,27 @@ TIE = 1.01  # a distance that is larger by less is the same: some have a largest
 @dataclass(frozen=True)
 class Place:
     """Where a metric puts a control: its gap to the oracle's value, mean and ends of the 95% interval over seeds; its
-    mean value; the lowest and highest end of the values' own intervals, if they have any; the p values that it lies no
-    farther from the oracle than honest retrains, and not within the tolerance, NaN where there is no such test."""
+    mean value; the lowest and highest end of the values' own intervals (the value itself, if they have none); the p
+    values that it lies no farther from the oracle than honest retrains, and not within the tolerance, NaN where there
+    is no such test. ``crossed``: its runs share splits and seeds, so that nothing is tested."""
 
     distance: float
     low: float
     high: float
     value: float
-    ends: tuple[float, float] | None = None
+    ends: tuple[float, float]
     p_beyond: float = np.nan
     p_same: float = np.nan
+    crossed: bool = False
 
     @property
     def outside(self) -> bool:
         """Whether the interval of the mean gap leaves out 0."""
         return self.low > 0 or self.high < 0
+
+    @property
+    def untested(self) -> tuple[Verdict, str]:
+        return "not tested", SHARED if self.crossed else TOO_FEW
 
 
 def validate(values: pd.DataFrame, honest: pd.DataFrame, metrics: Mapping[str, Metric]) -> pd.DataFrame:
@@ -72,6 +78,8 @@ def validate(values: pd.DataFrame, honest: pd.DataFrame, metrics: Mapping[str, M
     lines = []
     for (dataset, scenario, name), rows in with_scores(there, metrics).groupby(PLACE, sort=False):
         key, metric = (str(dataset), str(scenario), str(name)), metrics[str(name)]
+        if not metric.controlled:
+            continue
         places = _places(metric, rows, everyone.get(key, {}), banks.get(key, {}))
         check = CHECKS[metric.family]
         for control, verdict, reason in check(metric, places) if "oracle" in places else ():
@@ -100,16 +108,14 @@ def _places(metric: Metric, rows: pd.DataFrame, everyone: Runs, banks: Runs) -> 
     found = {}
     for (role, stands_for, method), own in rows.groupby(["role", "stands_for", "method"], sort=False):
         name = "oracle" if role == "oracle" else f"{stands_for}:{method}"
-        gaps, ends = summarise(own["gap"]), own[["low", "high"]]
+        gaps, low, high = summarise(own["gap"]), own["low"].fillna(own["value"]), own["high"].fillna(own["value"])
         if not gaps.n:
             continue
-        place = Place(
-            gaps.mean, gaps.low, gaps.high, float(own["value"].mean()),
-            None if ends.isna().any(axis=None) else (float(ends["low"].min()), float(ends["high"].max())),
-        )  # fmt: skip
+        ends = float(low.min()), float(high.max())
+        place = Place(gaps.mean, gaps.low, gaps.high, float(own["value"].mean()), ends)
         runs = list(zip(own["split_seed"], own["seed"], strict=True))
         if crossed(runs):
-            place = replace(place, low=np.nan, high=np.nan)
+            place = replace(place, low=np.nan, high=np.nan, crossed=True)
         elif role != "oracle":
             others = banks if stands_for == "retrained" else everyone
             if has_floor(metric):
@@ -127,7 +133,8 @@ def _standing(places: Mapping[str, Place], what: str) -> Iterator[tuple[str, Pla
 
 Found = Iterator[tuple[str, Verdict, str]]
 UNTOLD = "it does not tell the original from the oracle"
-UNTESTED = "too few runs or retrains for a test"
+TOO_FEW = "too few runs or retrains for a test"
+SHARED = "runs that share splits and seeds bear no test"
 
 
 def _passes(right: bool, otherwise: Verdict, reason: str) -> tuple[Verdict, str]:
@@ -139,48 +146,42 @@ def _retrained(places: Mapping[str, Place]) -> Found:
         p = place.p_beyond
         if place.p_same < ALPHA:
             yield name, "pass", ""
+        elif np.isnan(p):
+            yield name, *place.untested
         elif p < ALPHA:
             yield name, "fail", f"it puts an honest retrain farther from the oracle than others lie (p = {p:.3f})"
-        elif not np.isnan(p):
+        else:
             yield name, "not contradicted", f"no test tells an honest retrain from others (p = {p:.2f})"
 
 
-def _beyond_floor(place: Place) -> tuple[Verdict, str]:
-    if np.isnan(place.p_beyond):
-        return "not tested", UNTESTED
-    return _passes(place.p_beyond < ALPHA, "uninformative", UNTOLD)
+def _originals(places: Mapping[str, Place]) -> Found:
+    for name, place in _standing(places, "original"):
+        told = place.untested if np.isnan(place.p_beyond) else _passes(place.p_beyond < ALPHA, "uninformative", UNTOLD)
+        yield name, *told
+
+
+def _within(place: Place, low: float, high: float, reason: str) -> tuple[Verdict, str]:
+    """Whether a control's interval lies within bounds, outside, or across."""
+    if place.ends[1] < low or place.ends[0] > high:
+        return "fail", reason
+    return _passes(low <= place.ends[0] and place.ends[1] <= high, "not contradicted", "its interval leaves that open")
 
 
 # --- what each family expects ----------------------------------------------------------------------------------------
 
 
 def _leakage(metric: Metric, places: Mapping[str, Place]) -> Found:
-    originals, honest = list(_standing(places, "original")), list(_standing(places, "retrained"))
-    if metric.of_split:
-        for name, place in honest if metric.unit in NULLS else ():
-            null = NULLS[metric.unit]
-            near = abs(place.value - null) <= NEAR
-            yield name, *_passes(near, "fail", f"its null is {null:g}, not {place.value:.3f}")
-        for name, place in originals:
-            above = all(_above(place, other) for other in [places["oracle"], *dict(honest).values()])
-            yield name, *_passes(above, "uninformative", "the original leaks no more than a retrain")
+    if not metric.of_split:
+        yield from _retrained(places)
+        yield from _originals(places)
         return
-    yield from _retrained(places)
-    for name, place in originals:
-        if np.isnan(place.low):
-            yield name, "not tested", UNTESTED
-        elif not place.outside:
-            yield name, "uninformative", UNTOLD
-        elif any(abs(other.distance) >= abs(place.distance) for _, other in honest):
-            yield name, "fail", "an honest retrain lies as far from the oracle as the original"
-        else:
-            yield name, "pass", ""
-
-
-def _above(place: Place, other: Place) -> bool:
-    """Whether an interval lies above another; of values without intervals, the values."""
-    low, high = place.ends[0] if place.ends else place.value, other.ends[1] if other.ends else other.value
-    return low > high
+    honest = dict(_standing(places, "retrained"))
+    for name, place in honest.items() if metric.unit in NULLS else ():
+        null = NULLS[metric.unit]
+        yield name, *_within(place, null - NEAR, null + NEAR, f"its null is {null:g}, not {place.value:.3f}")
+    for name, place in _standing(places, "original"):
+        above = all(place.ends[0] > other.ends[1] for other in [places["oracle"], *honest.values()])
+        yield name, *_passes(above, "uninformative", "it does not find more in the original than in a retrain")
 
 
 def _oracle_distance(metric: Metric, places: Mapping[str, Place]) -> Found:
@@ -189,8 +190,7 @@ def _oracle_distance(metric: Metric, places: Mapping[str, Place]) -> Found:
         yield from _of_banks(metric, places)
     else:
         yield from _retrained(places)
-        for name, place in _standing(places, "original"):
-            yield name, *_beyond_floor(place)
+        yield from _originals(places)
     others = [*_standing(places, "original"), *_standing(places, "retrained")]
     for name, place in _standing(places, "useless"):
         nearer = [other for other, at in others if abs(at.distance) > TIE * abs(place.distance)]
@@ -199,18 +199,22 @@ def _oracle_distance(metric: Metric, places: Mapping[str, Place]) -> Found:
 
 def _of_banks(metric: Metric, places: Mapping[str, Place]) -> Found:
     """The oracle's line is the null: within `SLACK` of it lies what two honest banks are apart."""
-    null = abs(places["oracle"].value)
-    floor = null * (SLACK - 1 if metric.better != "high" else 1 - 1 / SLACK)
-    sign = {"low": 1, "high": -1, "oracle": 0}[metric.better]  # 0: away from it on either side
-
-    def away(place: Place) -> bool:
-        return (sign * place.distance if sign else abs(place.distance)) > floor
-
+    null = places["oracle"]
+    low, high = -np.inf, np.inf  # what lies beyond is farther from the oracles than these are apart
+    if metric.better != "low":
+        low = null.value / SLACK if metric.better == "high" else null.value * (2 - SLACK)
+    if metric.better != "high":
+        high = null.value * SLACK
     reason = f"it puts an honest retrain more than {SLACK} times as far from the oracles as these are apart"
     for name, place in _standing(places, "retrained"):
-        yield name, *_passes(not away(place), "fail", reason)
+        yield name, *_within(place, low, high, reason)
     for name, place in _standing(places, "original"):
-        yield name, *_passes(away(place), "uninformative", UNTOLD)
+        farther = {
+            "low": place.ends[0] > max(null.ends[1], high),
+            "high": place.ends[1] < min(null.ends[0], low),
+            "oracle": place.ends[1] < low or place.ends[0] > high,
+        }
+        yield name, *_passes(farther[metric.better], "uninformative", UNTOLD)
 
 
 def _utility(metric: Metric, places: Mapping[str, Place]) -> Found:
@@ -219,7 +223,7 @@ def _utility(metric: Metric, places: Mapping[str, Place]) -> Found:
     known = [*_standing(places, "original"), *useless]
     told = [name for name, place in known if place.p_beyond < ALPHA]
     if useless and all(np.isnan(place.p_beyond) for _, place in known):
-        yield useless[0][0], "not tested", UNTESTED
+        yield useless[0][0], *useless[0][1].untested
     elif useless and not told:
         yield useless[0][0], "fail", "it tells no control from the oracle"
     for name in told:
@@ -229,7 +233,7 @@ def _utility(metric: Metric, places: Mapping[str, Place]) -> Found:
 def _relearning(metric: Metric, places: Mapping[str, Place]) -> Found:
     for name, place in _standing(places, "original"):
         if np.isnan(place.low):
-            yield name, "not tested", UNTESTED
+            yield name, *place.untested
         elif not place.outside:
             yield name, "uninformative", "the original does not relearn before the oracle"
         else:

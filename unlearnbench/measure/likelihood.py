@@ -118,8 +118,8 @@ def excess(forget: Attack, elsewhere: Attack) -> Estimate:
     alike has 0.
 
     The interval leaves the same models out on both sides, so that what they share cancels. In simulations as those of
-    `ulira`, with shifts of everything by 0, 1.5 and 4, it holds 0 in 95 to 100% of cases, and the mean of a true excess
-    of .07 to .09 in 93 to 99% (300 banks each, 150 of 64).
+    `ulira`, with shifts of everything by 0, 1.5 and 4, it holds 0 in 93 to 100% of cases, and the mean of a true excess
+    in 93 to 99% (benchmarks/calibration.py prints such cases).
 
     It presumes that to an oracle D_f looks like those samples: where D_f was not drawn at random from its classes (hard
     samples, wrong labels), one and the same shift can be easier to see on one of the two.

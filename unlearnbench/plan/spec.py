@@ -114,6 +114,7 @@ class Empty:
 
 REASONS = {
     "no_class": "the scenario does not forget whole classes",
+    "whole_class": "the scenario forgets whole classes, of which unseen samples are to be forgotten, too",
     "no_oracle": "the oracle of this scenario and seed has not run",
     "small_bank": "too few models to compare with",
     "of_split": "it belongs to the split, and stands in the row of its first seed",
@@ -268,7 +269,8 @@ class Metric:
     ``reads`` names the metrics whose scores it is made of: where one of these has a new version it is redone.
     ``better="oracle"``: closest to the oracle wins. ``of_split``: a statement about all models of a split, so that it
     stands in the row of the first seed alone. ``per_machine``: tables refuse to mix devices. ``tolerance``: the margin
-    of the test that a method is equivalent to the oracle; without one none is claimed. ``parts``: of a mean of absolute
+    of the test that a method is equivalent to the oracle; without one none is claimed. ``controlled=False``: it stands
+    beside another metric to read that by, and nothing is expected of the controls. ``parts``: of a mean of absolute
     gaps, the metrics whose gaps they are, and what one unit of each counts.
     """
 
@@ -285,6 +287,7 @@ class Metric:
     of_split: bool = False
     per_machine: bool = False
     tolerance: Tolerance | None = None
+    controlled: bool = True
     parts: Mapping[str, float] = field(default_factory=dict, hash=False)
     digits: int = 2
     note: Callable[[Evidence], str] | None = None  # text beside the value, such as the size of an attack; "" for none

@@ -19,16 +19,15 @@ from unlearnbench.store.folder import Store
 Kind = Literal["originals", "oracles", "unlearned", "shadow_originals", "shadows"]
 FIRST_SEED = 1_000_000  # of the members
 FIRST_SHADOW_SEED = 2_000_000
-SEEDS_A_SPLIT = 1_000  # of the oracles of a bank
+SEEDS_A_SPLIT = 1_000
 OUT, UNLEARNED, KEPT = range(3)  # what a forget sample is to a shadow
 
 
 def member(kind: Kind, cell: Cell, i: int) -> Cell:
-    """The cell of the i-th member of a bank. Oracles of different splits have different seeds: banks of several splits
-    are then independent."""
+    """The cell of the i-th member of a bank. Those of different splits have different seeds: what is found on several
+    splits is then independent."""
     first = FIRST_SHADOW_SEED if kind in ("shadow_originals", "shadows") else FIRST_SEED
-    apart = SEEDS_A_SPLIT * cell.split_seed if kind == "oracles" else 0
-    return dataclasses.replace(cell, seed=first + apart + i)
+    return dataclasses.replace(cell, seed=first + SEEDS_A_SPLIT * cell.split_seed + i)
 
 
 def key(kind: Kind, cell: Cell, i: int) -> str:

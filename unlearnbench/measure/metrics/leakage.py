@@ -159,6 +159,9 @@ def of_ulira(value: Callable[[Attack], Estimate | Empty], subset: str = "forget"
 
 
 def ulira_excess(evidence: Evidence, context: Context) -> Estimate | Empty:
+    """Empty where whole classes are forgotten: a model that still knows them has them on both sides."""
+    if evidence.forget_classes:
+        return Empty("whole_class")
     forget, test = (_ulira(evidence, context, subset) for subset in ("forget", "test"))
     if isinstance(forget, Empty):
         return forget
@@ -171,10 +174,12 @@ def ruli(evidence: Evidence, context: Context) -> Estimate | Empty:
     return likelihood.ruli(unlearned, out, evidence.seed)
 
 
-def _of_banks(name: str, label: str, unit: str, fn: Measure, doc: str, version: int) -> Metric:
+def _of_banks(
+    name: str, label: str, unit: str, fn: Measure, doc: str, version: int, *, controlled: bool = True
+) -> Metric:
     return Metric(
         name, label, unit, "leakage", "oracle", fn, needs=FEWEST, of_split=True, digits=3, tolerance=TOLERANCE,
-        version=version, doc=doc,
+        version=version, controlled=controlled, doc=doc,
     )  # fmt: skip
 
 
@@ -185,7 +190,7 @@ ULIRA = _of_banks(
     "tells whether the method was run, since the never-trained models did not go through it: of D_f speaks the excess.",
 )  # fmt: skip
 ULIRA_TEST = _of_banks(
-    "ulira_test", "U-LiRA test", "AUC", of_ulira(lambda attack: attack.auc, "test"), version=1,
+    "ulira_test", "U-LiRA test", "AUC", of_ulira(lambda attack: attack.auc, "test"), version=1, controlled=False,
     doc="The U-LiRA attack on test samples of the classes that occur in D_f, which no model was trained on: what it "
     "finds here is the method itself, not D_f.",
 )  # fmt: skip
@@ -193,7 +198,7 @@ ULIRA_EXCESS = _of_banks(
     "ulira_excess", "U-LiRA excess", "AUC difference", ulira_excess, version=1,
     doc="U-LiRA on D_f minus U-LiRA on test samples of its classes: what the attack finds in D_f beyond what the "
     "method does to samples that nobody trained on; 95% interval by jackknife over models, the same for both. 0 where "
-    "D_f is like them; it presumes that D_f was drawn at random from its classes.",
+    "D_f is like them; it presumes that D_f was drawn at random from its classes, and is empty where it is all of one.",
 )  # fmt: skip
 ULIRA_ACCURACY = _of_banks(
     "ulira_accuracy", "U-LiRA acc.", "accuracy", of_ulira(lambda attack: attack.accuracy), version=2,
