@@ -195,7 +195,7 @@ ULIRA_TEST = _of_banks(
     "finds here is the method itself, not D_f.",
 )  # fmt: skip
 ULIRA_EXCESS = _of_banks(
-    "ulira_excess", "U-LiRA excess", "AUC difference", ulira_excess, version=1,
+    "ulira_excess", "U-LiRA excess", "AUC difference", ulira_excess, version=2,
     doc="U-LiRA on D_f minus U-LiRA on test samples of its classes: what the attack finds in D_f beyond what the "
     "method does to samples that nobody trained on; 95% interval by jackknife over models, the same for both. 0 where "
     "D_f is like them; it presumes that D_f was drawn at random from its classes, and is empty where it is all of one.",
