@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
+from joblib import Parallel, delayed
 from run_cases import Log
 from torch import nn
 
@@ -213,3 +214,13 @@ def test_workers_stay_the_same_from_job_to_job(tiny: Tiny, monkeypatch: pytest.M
     workers = {pool.look_ahead([job], []) for _ in range(4)}
     assert len(workers) <= 2
     assert os.getpid() not in workers
+
+
+def test_workers_work_in_the_caller_s_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of an earlier call, as in a notebook, were started elsewhere, and would look there for ``results``."""
+    for name in ("one", "other"):
+        folder = tmp_path / name
+        folder.mkdir()
+        monkeypatch.chdir(folder)
+        with engine.workers_of_one_thread(2):
+            assert Parallel(2)(delayed(os.getcwd)() for _ in range(2)) == [str(folder)] * 2

@@ -73,11 +73,14 @@ def members(jobs: list[Job]) -> dict[str, list[int]]:
 # --- what is left to do ----------------------------------------------------------------------------------------------
 
 
-def test_oracles_are_for_each_split_originals_for_all_and_unlearned_for_each_method(tiny: Tiny, tmp_path: Path) -> None:
+def test_oracles_are_for_each_split_originals_for_each_seed_and_unlearned_for_each_method(
+    tiny: Tiny, tmp_path: Path
+) -> None:
     suite = tiny("identity", "finetune", seeds=(0, 1), top=BANKS, extra="[scenarios.class]\nclasses = [0]\n")
     trainings, cells = jobs_of(make_plan(str(suite)), Store(tmp_path))
     assert members(trainings) == {
         "originals random 0 retrain": [0, 1],
+        "originals random 1 retrain": [0, 1],
         "oracles random 0 retrain": [0, 1, 2],
         "oracles random 1 retrain": [0, 1, 2],
         "oracles class 0 retrain": [0, 1, 2],

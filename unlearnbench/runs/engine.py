@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, cast, get_args
 
@@ -127,8 +127,7 @@ def execute(
         store.put(Row(cell.key, cell, "failed", broken.get(cell.original_key) or broken[cell.prepared_key]))
     pool.run([job for job in cells if job not in lost])
     scorers = workers if tuple(devices) == ("cpu",) else os.cpu_count() or 1  # scoring is the processor's work
-    with replace(pool, workers=scorers).workers_of_one_thread():
-        bring_up_to_date(plan, store, scorers)
+    bring_up_to_date(plan, store, scorers)
 
 
 def artifact_key(job: Job) -> str:
@@ -138,8 +137,9 @@ def artifact_key(job: Job) -> str:
 def bring_up_to_date(plan: Plan, store: Store, workers: int = 1) -> None:
     """Score what is not scored yet, or rests on something that has changed since: rows, and the banks' members."""
     metrics = all_metrics()
-    score_plan(plan, store, metrics, workers)
-    score_banks(plan, store, metrics, workers)
+    with workers_of_one_thread(workers):
+        score_plan(plan, store, metrics, workers)
+        score_banks(plan, store, metrics, workers)
 
 
 def all_metrics() -> dict[str, Metric]:
@@ -205,7 +205,7 @@ class Pool:
 
     def map(self, tasks: Iterator[Any]) -> Iterator[Any]:
         """Results of joblib's ``delayed`` tasks as they end. One that stops half-way ends the workers."""
-        with self.workers_of_one_thread():
+        with workers_of_one_thread(self.workers):
             try:
                 yield from Parallel(
                     self.workers, return_as="generator_unordered", pre_dispatch=self.workers, batch_size=1
@@ -219,11 +219,14 @@ class Pool:
                     get_reusable_executor().shutdown(wait=False, kill_workers=True)
                 raise
 
-    def workers_of_one_thread(self) -> parallel_config:
-        """One thread per worker, set before torch is imported there: two processes of one thread beat one of two, and
-        results do not depend on the number of workers."""
-        threads = {"inner_max_num_threads": 1} if self.workers > 1 else {}
-        return parallel_config("loky" if self.workers > 1 else "sequential", **threads)
+
+def workers_of_one_thread(workers: int) -> parallel_config:
+    """One thread per worker, set before torch is imported there: two processes of one thread beat one of two, and
+    results do not depend on the number of workers. They work in the caller's folder: those that were started in another
+    one, by an earlier call, would look there for what has a relative path."""
+    if workers == 1:
+        return parallel_config("sequential")
+    return parallel_config("loky", inner_max_num_threads=1, initializer=os.chdir, initargs=(Path.cwd(),))
 
 
 def _work(job: Job, root: Path, data_root: Path, devices: tuple[str, ...], parent: int) -> tuple[Job, str, float, str]:
