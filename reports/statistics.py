@@ -31,7 +31,7 @@ def inference_tables(results: Results) -> dict[str, pd.DataFrame]:
     }
 
 
-GAPS = [
+GAP_COLUMNS = [
     "dataset", "scenario", "method", "metric", "n", "gap", "tolerance", "p_equivalent",
     "distance", "floor", "floor_low", "floor_high", "models", "p_beyond",
 ]  # fmt: skip
@@ -39,7 +39,7 @@ GAPS = [
 
 @functools.lru_cache(maxsize=1)  # every file of a report marks it
 def gaps(results: Results) -> pd.DataFrame:
-    """What is known of each method's distance to the oracle, by metric (`GAPS`), over ``n`` runs.
+    """What is known of each method's distance to the oracle, by metric (`GAP_COLUMNS`), over ``n`` runs.
 
     ``gap`` is the mean signed gap, ``p_equivalent`` the p value of the claim that it lies within the ``tolerance``
     (`inference.equivalent`). ``distance`` is the mean absolute gap, or the mean of a metric that is a distance itself;
@@ -52,12 +52,14 @@ def gaps(results: Results) -> pd.DataFrame:
     known = {(d, s, m): rest for d, s, m, *rest in results.floors.itertuples(index=False, name=None)}
     retrains = by_run(results.honest, controls=True)
     lines = []
-    for (dataset, scenario, method, name), rows in scored[scored["role"] != "oracle"].groupby(GAPS[:4], sort=False):
+    for (dataset, scenario, method, name), rows in scored[scored["role"] != "oracle"].groupby(
+        GAP_COLUMNS[:4], sort=False
+    ):
         place, metric = (str(dataset), str(scenario), str(name)), metrics[str(name)]
         runs = list(zip(rows["split_seed"], rows["seed"], strict=True))
         sign = -1 if metric.better == "high" else 1
         floor, low, high, _, models = known.get(place, NO_FLOOR)
-        line = dict.fromkeys(GAPS, np.nan) | dict(zip(GAPS, (*place[:2], method, name), strict=False))
+        line = dict.fromkeys(GAP_COLUMNS, np.nan) | dict(zip(GAP_COLUMNS, (*place[:2], method, name), strict=False))
         line |= {"n": int(rows["score"].notna().sum()), "distance": sign * rows["score"].mean(), "models": models}
         line |= {"floor": floor, "floor_low": low, "floor_high": high}
         exact = not rows["note"].str.startswith(">").any()
@@ -72,7 +74,7 @@ def gaps(results: Results) -> pd.DataFrame:
             others = retrains.get(place, {})
             line["p_beyond"] = beyond(rows["score"].to_list(), [others.get(run, []) for run in runs])
         lines.append(line)
-    return pd.DataFrame(lines, columns=GAPS)
+    return pd.DataFrame(lines, columns=GAP_COLUMNS)
 
 
 NO_FLOOR = (np.nan, np.nan, np.nan, 0, 0)

@@ -45,6 +45,13 @@ def test_an_honest_retrain_is_marked_beyond_the_noise_floor_in_one_of_twenty() -
     assert "in 1 to 12% of cases" in " ".join(str(beyond.__doc__).split())
 
 
+def test_the_readme_says_how_much_the_test_finds() -> None:
+    found = [column("†, permutation", bias, runs="5", **{"retrains a run": "5"}) for bias in ("bias 1", "bias 3")]
+    small, large = (f"{round(100 * min(shares))} to {round(100 * max(shares))}%" for shares in found)
+    readme = " ".join((Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8").split())
+    assert f"one standard deviation of retrains in {small} of cases, of three in {large}." in readme
+
+
 def test_the_interval_of_the_noise_floor_covers_what_the_legend_says() -> None:
     covers = column("The noise floor's", "covers")
     assert f"(in simulation it covers {round(100 * min(covers))} to {round(100 * max(covers))}%)" in WORDS

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from scipy.stats import ttest_1samp
 from unlearnbench_reports.statistics import (
-    GAPS,
+    GAP_COLUMNS,
     control_table,
     gaps,
     inference_tables,
@@ -98,7 +98,7 @@ def values_of(results: Results, metric: str) -> pd.Series:
 
 
 def test_the_table_of_gaps_holds_both_tests_and_what_they_rest_on(results: Results) -> None:
-    assert list(gaps(results).columns) == GAPS
+    assert list(gaps(results).columns) == GAP_COLUMNS
     assert "retrain" not in set(gaps(results)["method"])
     ta = values_of(results, "ta")
     gap, apart = ta["camu"] - ta["retrain"], (ta["retrain_other_seed"] - ta["retrain"]).abs()
