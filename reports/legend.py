@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from unlearnbench.judge.results import Results
-
-from .statistics import tolerance_in_words
+from unlearnbench.plan.cards import tolerance_in_words
 
 FAMILIES = {
     "utility": "Accuracy",

@@ -13,6 +13,7 @@ from unlearnbench.judge.ranking import rank_stability, ranks
 from unlearnbench.judge.results import Results
 from unlearnbench.judge.stats import crossed, with_scores
 from unlearnbench.judge.validation import COLUMNS, DOUBTED, ORDER, overall
+from unlearnbench.plan.cards import tolerance_in_words
 from unlearnbench.plan.spec import Metric
 
 MARKS = {"fail": "FAIL"}  # what stands out
@@ -78,16 +79,6 @@ def gaps(results: Results) -> pd.DataFrame:
 
 
 NO_FLOOR = (np.nan, np.nan, np.nan, 0, 0)
-
-
-def tolerance_in_words(metric: Metric) -> str:
-    """``"1 point"``, ``"0.02"`` or ``"10% of the oracle's"``; "" where none is declared."""
-    tolerance = metric.tolerance
-    if tolerance is None:
-        return ""
-    if tolerance.of_oracle:
-        return f"{tolerance.amount:.0%} of the oracle's"
-    return f"{tolerance.amount:g}" + f" point{'s' * (tolerance.amount != 1)}" * (metric.unit == "%")
 
 
 def ranking_metric(results: Results) -> Metric | None:

@@ -70,6 +70,10 @@ def test_the_card_of_a_metric() -> None:
     assert registry.load("metrics", "mia_gbt").doc in text
     assert facts(text)["best"] == "closest to the oracle's"
     assert facts(card("metrics", "seconds"))["compared"] == "on one machine only"
+    tolerances = {name: facts(card("metrics", name))["tolerance"] for name in ("fa", "rmia", "relearn_steps", "klom")}
+    assert tolerances == {
+        "fa": "1 point", "rmia": "0.02", "relearn_steps": "10% of the oracle's", "klom": "none declared",
+    }  # fmt: skip
     of = {name: facts(card("metrics", name))["of"] for name in ("fa", "zrf", "iam", "ruli", "forgetting_ratio")}
     assert of == {
         "fa": "the row",

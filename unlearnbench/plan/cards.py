@@ -43,6 +43,7 @@ def _facts(plugin: Any) -> dict[str, str]:
             "family": plugin.family,
             "best": {"high": "high", "low": "low", "oracle": "closest to the oracle's"}[plugin.better],
             "of": ", ".join(["the row", *(_need(*need) for need in plugin.needs.items())]),
+            "tolerance": tolerance_in_words(plugin) or "none declared",
             "compared": "on one machine only" if plugin.per_machine else "across machines",
             "version": str(plugin.version),
         }
@@ -74,6 +75,16 @@ def _need(need: Need, count: int) -> str:
         "unlearned": f"{models} that the method made",
         "shadows": f"{count} shadow runs per side",
     }[need]
+
+
+def tolerance_in_words(metric: Metric) -> str:
+    """``"1 point"``, ``"0.02"`` or ``"10% of the oracle's"``; "" where none is declared."""
+    tolerance = metric.tolerance
+    if tolerance is None:
+        return ""
+    if tolerance.of_oracle:
+        return f"{tolerance.amount:.0%} of the oracle's"
+    return f"{tolerance.amount:g}" + f" point{'s' * (tolerance.amount != 1)}" * (metric.unit == "%")
 
 
 def sections(method: type[Method]) -> dict[str, str]:
