@@ -266,11 +266,15 @@ def attack_oracle(results: Results) -> Figure | None:
     panels = panels_of(comparison(results))
     kept = [attack for attack in attacks if any(len(_stats(rows, attack.name)) for _, rows in panels)]
     lines = [
-        [(attack, name + doubt(results, rows, attack.name), _stats(rows, attack.name)) for attack in part]
+        [
+            (attack, name + doubt(results, rows, attack.name), stats)
+            for attack in part
+            if len(stats := _stats(rows, attack.name))
+        ]
         for name, rows in panels
         for part in (kept[start : start + 4] for start in range(0, len(kept), 4))
     ]
-    lines = [line for line in lines if any(len(stats) for _, _, stats in line)]
+    lines = [line for line in lines if line]
     if not lines:
         return None
     looks = styles(results)

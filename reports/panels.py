@@ -347,9 +347,9 @@ def _below_null(column: Column, here: Context) -> set[str]:
 def _best(column: Column, here: Context) -> set[str]:
     """The best methods; those that print the same number are equally good. None where the controls speak against the
     metric, and none where some are nearer than the null, about which nobody knows whether that is good."""
-    if not here.trusts(column) or column.whole or _below_null(column, here):
-        return set()
     rivals = [name for name, role in here.roles.items() if role == "method"]
+    if not here.trusts(column) or column.whole or _below_null(column, here) & set(rivals):
+        return set()
     scores = {method: _score(column, method, here.found) for method in rivals}
     scores = {method: score for method, score in scores.items() if not math.isnan(score)}
     first = quantity(min(scores.values(), default=0.0), math.nan, column.metric)
