@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from copy import deepcopy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -104,9 +105,11 @@ def jit_reference(
     stopped: bool = True,
     mean: bool = False,
     clamped: bool = True,
+    summed: bool = True,
 ) -> Classifier:
-    """One pass in batches of 10 with three neighbours and noise 0.5."""
+    """One pass in batches of 10 with three neighbours and noise 0.5; gradients are added up over the batches."""
     model = deepcopy(model).train()
+    so_far = [torch.zeros_like(p) for p in model.parameters()]
     for start in range(0, len(x), 10):
         part = x[start : start + 10]
         rates: list[Tensor] = []
@@ -119,7 +122,9 @@ def jit_reference(
             rates += [(clean[i] - noisy[i]).norm() / (part[i] - near[i]).norm() for i in range(len(part))]
         loss = torch.stack(rates).sum() / 3 / (len(part) if mean else 1)
         names = list(model.parameters())
-        for p, g in zip(names, torch.autograd.grad(loss, names), strict=True):
+        new = torch.autograd.grad(loss, names)
+        so_far = [old + g for old, g in zip(so_far, new, strict=True)] if summed else list(new)
+        for p, g in zip(names, so_far, strict=True):
             p.data -= 0.01 * g
     return model
 
@@ -133,9 +138,19 @@ def test_jit_is_its_reference_parameter_by_parameter(exact: Data, norm: bool) ->
     task = task_of(method, exact, split)
     result = method.unlearn(deepcopy(model), task)
     assert_same_parameters(result, jit_reference(model, x, task.generator("neighbours")))
-    for mistake in ({"stopped": False}, {"mean": True}, {"clamped": False}):
+    for mistake in ({"stopped": False}, {"mean": True}, {"clamped": False}, {"summed": False}):
         with pytest.raises(AssertionError):
             assert_same_parameters(result, jit_reference(model, x, task.generator("neighbours"), **mistake))
+    alone = replace(method, accumulate=False).unlearn(deepcopy(model), task_of(method, exact, split))
+    assert_same_parameters(alone, jit_reference(model, x, task.generator("neighbours"), summed=False))
+
+
+def test_jit_goes_through_the_forget_set_in_its_order_and_adds_gradients_as_published(exact: Data) -> None:
+    method, split = JiT(lr=0.01, neighbours=3, batch_size=10), split_of(exact)
+    task, model = task_of(method, exact, split), network()
+    result = method.unlearn(deepcopy(model), task)
+    assert_same_parameters(result, jit_reference(model, task.forget.images(), task.generator("neighbours")))
+    assert method.accumulate
 
 
 def test_jit_and_mu_mis_see_forget_samples_alone() -> None:
