@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from copy import deepcopy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from unlearnbench_methods.boundary_shrink import BoundaryShrink
 from unlearnbench_methods.steps import pixel_range
 from unlearnbench_methods.unsir import UNSIR
 
-from unlearnbench.data.tensors import Data
+from unlearnbench.data.tensors import Data, Samples
 from unlearnbench.plan.spec import Access
 from unlearnbench.training.models import CNN, Classifier, build_model
 
@@ -121,9 +122,17 @@ def test_boundary_defaults_are_the_authors() -> None:
 
 
 def unsir_reference(
-    model: Classifier, start: Tensor, x: Tensor, y: Tensor, *, sign: float = -1, labels: tuple[int, int] = (0, 1)
+    model: Classifier,
+    start: Tensor,
+    x: Tensor,
+    y: Tensor,
+    *,
+    sign: float = -1,
+    labels: tuple[int, int] = (0, 1),
+    whole: bool = False,
 ) -> Classifier:
-    """Classes 0 and 1 of three are forgotten; ``x`` are the 32 images of class 2, of which a quarter is used."""
+    """Classes 0 and 1 of three are forgotten; ``x`` are the 32 images of class 2, of which half is used: beside these
+    16 there are .25·16 = 4 images of noise of each forgotten class, the first three and the first again."""
     model = deepcopy(model).train()
     noises = []
     for c in (0, 1):
@@ -135,13 +144,14 @@ def unsir_reference(
             loss.backward()
             adam.step()
         noises.append(noise.detach())
-    sample, own = x[:8], y[:8]
-    images = torch.cat([noises[0], noises[0], noises[0][:8], noises[1], noises[1], noises[1][:8], sample])
-    targets = torch.cat([torch.full((32,), labels[0]), torch.full((32,), labels[1]), own])
+    sample, own = x[:16], y[:16]
+    first = range(12) if whole else (0, 1, 2, 0)
+    images = torch.cat([noise[i][None] for noise in noises for i in first] + [sample])
+    targets = torch.cat([torch.full((len(first),), label) for label in labels] + [own])
     for lr, xs, ys in ((0.02, images, targets), (0.01, sample, own)):
         adam = torch.optim.Adam(model.parameters(), lr=lr)
-        for first in range(0, len(xs), 12):
-            plain_step(adam, F.cross_entropy(model(xs[first : first + 12]), ys[first : first + 12]))
+        for b in range(0, len(xs), 12):
+            plain_step(adam, F.cross_entropy(model(xs[b : b + 12]), ys[b : b + 12]))
     return model
 
 
@@ -150,15 +160,33 @@ def test_unsir_is_its_reference_parameter_by_parameter(data: Data) -> None:
     data, model = double(data), network(norm=True)
     split = split_of(data, ("class", {"classes": [0, 1]}))
     x, y = data.x_train[split.retain], data.y_train[split.retain]
-    method = UNSIR(noise_steps=5, share=0.25, batch_size=12)
+    method = UNSIR(noise_steps=5, share=0.5, batch_size=12, noise_share=0.25)
     task = task_of(method, data, split)
     rng = task.generator("noise")
     start = torch.stack([torch.randn(12, 1, 8, 8, generator=rng) for _ in range(2)])
     result = method.unlearn(deepcopy(model), task)
     assert_same_parameters(result, unsir_reference(model, start, x, y))
-    for mistake in ({"sign": 1}, {"labels": (0, 0)}):
+    for mistake in ({"sign": 1}, {"labels": (0, 0)}, {"whole": True}):
         with pytest.raises(AssertionError):
             assert_same_parameters(result, unsir_reference(model, start, x, y, **mistake))  # type: ignore[arg-type]
+
+
+def test_unsir_has_as_much_noise_beside_the_retained_images_as_the_notebook(
+    data: Data, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cell 26: 20 times, for i in range(batch[0].size(0)), which is 3: 60 images beside 1,000 of a class."""
+    seen: list[Samples] = []
+    monkeypatch.setattr(UNSIR, "fit", lambda _self, _model, samples, _lr: seen.append(samples))
+    for dataset_size in (3000, 1500):  # of three classes, a fifth of each of the two retained ones is sampled
+        y = torch.arange(dataset_size) % 3
+        many = replace(data, x_train=torch.rand(dataset_size, 1, 8, 8), y_train=y)
+        method = UNSIR(noise_steps=1, batch_size=4)
+        method.unlearn(network(dtype=torch.float32), task_of(method, many, split_of(many)))
+        impair, repair = seen
+        noise = impair.images()[impair.labels == 0]
+        assert len(noise) / (len(repair) / 2) == pytest.approx(60 / 1000)
+        assert len(noise.flatten(1).unique(dim=0)) == 3
+        seen.clear()
 
 
 def test_unsir_makes_noise_of_colours_too() -> None:
@@ -187,5 +215,6 @@ def test_unsir_defaults_are_the_notebooks_and_it_sees_no_forget_sample() -> None
         0.2,
         1,
     )
+    assert (method.noise_share, method.distinct) == (60 / 1000, 3)
     assert Access.FORGET not in UNSIR.needs
     assert UNSIR.scenarios == ("class",)
