@@ -19,12 +19,14 @@ class BoundaryExpand(Method):
     """Give the forget samples a shadow class of their own, which exists only during unlearning.
 
     Objective: the last layer gets a row for class K + 1, its weights normal with Xavier's variance and its bias 0.
-    Minimise CE(f_θ(x), K + 1) over D_f by SGD on all weights; then drop that row. Labels are not used.
+    Minimise CE(f_θ(x), K + 1) over D_f by SGD on all weights; then drop that row. Labels are not used. The first step
+    is made in eval mode, with the statistics that BatchNorm has from training, all others in train mode.
 
-    Code read: https://github.com/TY-LEE-KR/Boundary-Unlearning-Code, boundary_unlearning.py, models.py, main.py at
-    86c2f1f (a copy of the authors' archive, which has no repository of its own).
+    Code read: https://github.com/TY-LEE-KR/Boundary-Unlearning-Code, boundary_unlearning.py, models.py, utils.py,
+    main.py at 86c2f1f (a copy of the authors' archive, which has no repository of its own).
 
-    Differences: none known.
+    Differences: none known. Its network is in eval mode from the test before, and its loop calls train() after the
+    forward pass of a batch: hence the first step. The authors do not augment D_f, nor do we; D_r is not used.
 
     Defaults: the code's, for one class of CIFAR-10 and an All-CNN trained at rate 0.01.
 
@@ -33,7 +35,7 @@ class BoundaryExpand(Method):
     """
 
     paper: ClassVar[str] = "Chen et al. 2023, Boundary Unlearning, CVPR 2023, 2303.11570"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     needs: ClassVar[Access] = Access.FORGET
     toy: ClassVar[dict[str, Any]] = {"lr": 3e-4}
 
@@ -46,11 +48,12 @@ class BoundaryExpand(Method):
         last = cast(Sequence[nn.Linear], weight_layers(model))[-1]
         widen(last, task.generator("shadow class"))
         optimizer = make_optimizer(model.parameters(), "sgd", self.lr, self.momentum)
-        model.train()
+        model.eval()
         for _ in range(self.epochs):
             for x, *_ in task.forget.batches(self.batch_size, augment=False):
-                shadow = torch.full((len(x),), task.num_classes, device=x.device)
-                descend(optimizer, F.cross_entropy(model(x), shadow))
+                loss = F.cross_entropy(model(x), torch.full((len(x),), task.num_classes, device=x.device))
+                model.train()
+                descend(optimizer, loss)
         keep(last, task.num_classes)
         return model
 

@@ -18,16 +18,22 @@ class BoundaryShrink(Method):
     """Move each forget sample over the decision boundary that is nearest to it in the original.
 
     Objective: minimise CE(f_θ(x), y') over D_f by SGD, with y' = argmax over k ≠ y of f_θo(x*)_k and the adversarial
-    x* = clamp(x + ``bound``·sign ∇ₓ CE(f_θo(x), y), 0, 1). The original θo that is attacked stays frozen; x* is found
-    anew for each batch, and only x is trained on.
+    x* = x + ``bound``·sign ∇ₓ CE(f_θo(x), y), pixels from 0 to 1. The original θo that is attacked stays frozen; x* is
+    found anew for each batch, and only x is trained on. With ``clamp`` x* is kept between 0 and 1.
 
-    Code read: https://github.com/TY-LEE-KR/Boundary-Unlearning-Code, boundary_unlearning.py, adv_generator.py, main.py
-    at 86c2f1f (a copy of the authors' archive, which has no repository of its own).
+    Code read: https://github.com/TY-LEE-KR/Boundary-Unlearning-Code, boundary_unlearning.py, adv_generator.py, main.py,
+    utils.py at 86c2f1f (a copy of the authors' archive, which has no repository of its own).
 
     Differences: that code takes the argmax over all classes, so that a sample whose attack fails is taught its own
-    class again; here that class is left out. Its step is in pixels from 0 to 1 and rounded to 1/255: here the ends of
-    that range are taken from the smallest and largest value of each channel in D_f, and nothing is rounded. Its options
-    for curvature and for weights of samples are left out: they are off there.
+    class again; here that class is left out. Its bound is .1, but of no pixel: its loader normalises by .5 and .5
+    (utils.py), while its attack takes the images to be normalised by deviations of .2023, .1994 and .2010 and means of
+    .4914, .4822 and .2265 (adv_generator.py). A step of .1 there is one of .1·.5/.2 = .247, .251 and .249 of the range
+    from black to white, and its clamp to [0, 1], in the wrong units too, holds nothing back but the darkest values of
+    the third channel, at -.06: of evenly spread pixels a quarter leave that range. What it does is followed: the step
+    is ``bound`` .25 and is not clamped. What it seems to mean is ``bound`` .1 with ``clamp``. It rounds to 1/255 in
+    those units; here nothing is rounded, and black and white are the smallest and largest value of each channel in D_f.
+    Its options for curvature and for weights of samples are left out: they are off there. The authors do not augment
+    D_f, nor do we; D_r is not used.
 
     Defaults: the code's, for one class of CIFAR-10 and an All-CNN trained at rate 0.01.
 
@@ -36,11 +42,12 @@ class BoundaryShrink(Method):
     """
 
     paper: ClassVar[str] = "Chen et al. 2023, Boundary Unlearning, CVPR 2023, 2303.11570"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     needs: ClassVar[Access] = Access.FORGET | Access.LABELS
     toy: ClassVar[dict[str, Any]] = {"lr": 1e-3}
 
-    bound: Annotated[Fraction, LogUniform(0.01, 0.5)] = 0.1
+    bound: Annotated[Fraction, LogUniform(0.01, 0.5)] = 0.25
+    clamp: bool = False
     lr: Annotated[Positive, LogUniform(1e-6, 1e-1)] = 1e-5
     momentum: Fraction = 0.9
     batch_size: Count = 64
@@ -53,7 +60,9 @@ class BoundaryShrink(Method):
         model.train()
         for _ in range(self.epochs):
             for x, y in task.forget.batches(self.batch_size, augment=False):
-                beyond = fgsm(original, x, y, self.bound * span).clamp(low, low + span)
+                beyond = fgsm(original, x, y, self.bound * span)
+                if self.clamp:
+                    beyond = beyond.clamp(low, low + span)
                 descend(optimizer, F.cross_entropy(model(x), nearest_other(original, beyond, y)))
         return model
 

@@ -23,9 +23,17 @@ from unlearnbench.training.models import CNN, Classifier, build_model
 
 
 def shrink_reference(
-    model: Classifier, x: Tensor, y: Tensor, *, sign: float = 1, true_too: bool = False, moving: bool = False
+    model: Classifier,
+    x: Tensor,
+    y: Tensor,
+    *,
+    sign: float = 1,
+    true_too: bool = False,
+    moving: bool = False,
+    clamped: bool = False,
+    step: float = 0.3,
 ) -> Classifier:
-    """Two epochs in batches of 10, step 0.3, rate 0.05. The options are mistakes."""
+    """Two epochs in batches of 10, rate 0.05. The options are mistakes."""
     model = deepcopy(model)
     original = model if moving else deepcopy(model)
     low, high = x.min(), x.max()  # one channel
@@ -36,7 +44,9 @@ def shrink_reference(
             original.eval()
             F.cross_entropy(original(part), label).backward()
             assert part.grad is not None
-            beyond = (part + sign * 0.3 * (high - low) * part.grad.sign()).clamp(low, high).detach()
+            beyond = (part + sign * step * (high - low) * part.grad.sign()).detach()
+            if clamped:
+                beyond = beyond.clamp(low, high)
             logits = original(beyond).detach()
             if not true_too:
                 logits[torch.arange(len(label)), label] = -1e9
@@ -56,6 +66,23 @@ def test_boundary_shrink_is_its_reference_parameter_by_parameter(data: Data) -> 
     for mistake in ({"sign": -1}, {"true_too": True}, {"moving": True}):
         with pytest.raises(AssertionError):
             assert_same_parameters(result, shrink_reference(model, x, y, **mistake))  # type: ignore[arg-type]
+    for clamped in (False, True):
+        method = replace(method, bound=0.4, clamp=clamped)
+        result = method.unlearn(deepcopy(model), task_of(method, data, split))
+        assert_same_parameters(result, shrink_reference(model, x, y, step=0.4, clamped=clamped))
+        with pytest.raises(AssertionError):
+            assert_same_parameters(result, shrink_reference(model, x, y, step=0.4, clamped=not clamped))
+
+
+def test_the_step_of_boundary_shrink_is_what_two_normalisations_make_of_a_tenth() -> None:
+    """utils.py normalises pixels by .5 and .5; adv_generator.py moves x·std + mean by .1 and clamps that to [0, 1]."""
+    pixels = torch.linspace(0, 1, 256, dtype=torch.float64)
+    for std, mean, floor in ((0.2023, 0.4914, -0.25), (0.1994, 0.4822, -0.25), (0.2010, 0.2265, -0.0634)):
+        x = (pixels - 0.5) / 0.5
+        for sign in (-1, 1):
+            beyond = ((x * std + mean + sign * 0.1).clamp(0, 1) - mean) / std * 0.5 + 0.5
+            expected = (pixels + sign * BoundaryShrink().bound).clamp(min=floor)
+            torch.testing.assert_close(beyond, expected, rtol=0, atol=0.004)
 
 
 def test_the_range_of_pixels_is_found_by_channel() -> None:
@@ -67,19 +94,21 @@ def test_the_range_of_pixels_is_found_by_channel() -> None:
 # --- boundary expand -------------------------------------------------------------------------------------------------
 
 
-def expand_reference(model: Classifier, x: Tensor, row: Tensor, target: int) -> Classifier:
+def expand_reference(model: Classifier, x: Tensor, row: Tensor, target: int, trained: bool = False) -> Classifier:
+    """Only the first step is in eval mode; ``trained`` is a mistake."""
     model = deepcopy(model)
     wide, head = nn.Linear(6, 4).double(), model.head
     assert isinstance(head, nn.Linear)
     wide.weight.data = torch.cat([head.weight.data, row])
     wide.bias.data = torch.cat([head.bias.data, torch.zeros(1)])
     model.head = wide
-    model.train()
+    model.train(trained)
     sgd = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
     for _ in range(2):
         for start in range(0, len(x), 10):
             part = x[start : start + 10]
             plain_step(sgd, F.cross_entropy(model(part), torch.full((len(part),), target)))
+            model.train()
     head.weight.data, head.bias.data = wide.weight.data[:3], wide.bias.data[:3]
     model.head = head
     return model
@@ -97,9 +126,9 @@ def test_boundary_expand_trains_a_fourth_class_and_drops_it(data: Data) -> None:
     assert_same_parameters(result, expand_reference(model, x, row, 3))
     assert result.get_parameter("head.weight").shape == (3, 6)
     assert all(isinstance(p, nn.Parameter) and p.requires_grad for p in result.parameters())
-    for wrong_row, target in ((row, 2), (0 * row, 3)):
+    for wrong_row, target, trained in ((row, 2, False), (0 * row, 3, False), (row, 3, True)):
         with pytest.raises(AssertionError):
-            assert_same_parameters(result, expand_reference(model, x, wrong_row, target))
+            assert_same_parameters(result, expand_reference(model, x, wrong_row, target, trained))
 
 
 def test_boundary_expand_needs_no_labels_and_no_bias(data: Data) -> None:
@@ -113,7 +142,7 @@ def test_boundary_expand_needs_no_labels_and_no_bias(data: Data) -> None:
 
 def test_boundary_defaults_are_the_authors() -> None:
     shrink, expand = BoundaryShrink(), BoundaryExpand()
-    assert shrink.bound == 0.1
+    assert (shrink.bound, shrink.clamp) == (0.25, False)
     for method in (shrink, expand):
         assert (method.lr, method.momentum, method.batch_size, method.epochs) == (1e-5, 0.9, 64, 10)
 
