@@ -35,10 +35,12 @@ class SCRUB(Method):
     epoch of ``decay_after`` the learning rate is a tenth of what it was.
 
     Code read: https://github.com/meghdadk/SCRUB, thirdparty/repdistiller/helper/loops.py (train_distill) and util.py,
-    thirdparty/repdistiller/distiller_zoo/KD.py, small_scale_unlearning.ipynb, large_scale_unlearning.ipynb at 98ffb11.
+    thirdparty/repdistiller/distiller_zoo/KD.py, small_scale_unlearning.ipynb, large_scale_unlearning.ipynb, datasets.py
+    at 98ffb11.
 
     Differences: none known in arithmetic. A port that is often copied gives the optimizer the teacher's parameters; the
-    authors' has the student's, as here.
+    authors' has the student's, as here. The authors augment neither D_f nor D_r (their notebooks pass augment=False to
+    datasets.get_loaders), nor do we.
 
     Defaults: the authors' for small Lacuna-6 (small_scale_unlearning.ipynb). Their weight decay of 0.1 goes
     through Adam's gradient. Their large scale (CIFAR-10, Lacuna-10): optimizer sgd, lr 5e-4, momentum .9, weight decay
@@ -50,6 +52,7 @@ class SCRUB(Method):
     """
 
     paper: ClassVar[str] = "Kurmanji et al. 2023, Towards Unbounded Machine Unlearning, 2302.09880"
+    version: ClassVar[int] = 2
     needs: ClassVar[Access] = Access.FORGET | Access.RETAIN | Access.LABELS
     toy: ClassVar[dict[str, Any]] = {}
 
@@ -79,9 +82,9 @@ class SCRUB(Method):
         for epoch in range(1, self.epochs + 1):
             optimizer.param_groups[0]["lr"] = self.lr * 0.1 ** sum(epoch > last for last in self.decay_after)
             if epoch <= self.max_steps:
-                for x, _ in task.forget.batches(self.forget_batch_size):
+                for x, _ in task.forget.batches(self.forget_batch_size, augment=False):
                     descend(optimizer, -self.divergence(model(x), teacher(x)))
-            for x, y in task.retain.batches(self.batch_size):
+            for x, y in task.retain.batches(self.batch_size, augment=False):
                 logits = model(x)
                 loss = self.gamma * F.cross_entropy(logits, y) + self.alpha * self.divergence(logits, teacher(x))
                 descend(optimizer, loss)

@@ -26,6 +26,7 @@ class SCRUBR(SCRUB):
 
     Differences: the code also lists the original, before the first epoch, but has no checkpoint of it and would stop
     with an error there; it is no candidate here. Where V is empty the last model stands, as in the code.
+    The authors augment neither D_f nor D_r, nor do we.
 
     Defaults: those of `scrub`. The notebook of the code that rewinds has SGD, T 4, 5 epochs, decay_after (3, 5, 9),
     weight decay 5e-4 and forget batches of 16, the rest as `scrub`.
@@ -35,6 +36,7 @@ class SCRUBR(SCRUB):
     """
 
     paper: ClassVar[str] = "Kurmanji et al. 2023, Towards Unbounded Machine Unlearning, 2302.09880 (SCRUB+R)"
+    version: ClassVar[int] = 2
     needs: ClassVar[Access] = Access.FORGET | Access.RETAIN | Access.LABELS | Access.VALIDATION
 
     def unlearn(self, model: nn.Module, task: Task) -> nn.Module:

@@ -19,6 +19,7 @@ from unlearnbench_methods.steps import mixture
 
 from unlearnbench.data.split import Split
 from unlearnbench.data.tensors import Data, Samples
+from unlearnbench.plan.cells import Recipe
 from unlearnbench.plan.spec import Access, AccessDenied
 from unlearnbench.training.models import Classifier
 from unlearnbench.training.task import Task
@@ -81,6 +82,17 @@ def test_scrub_is_its_reference_parameter_by_parameter(data: Data, norm: bool, s
     for wrong in () if norm or sgd else SCRUB_WRONG:
         with pytest.raises(AssertionError):
             assert_same_parameters(result, scrub_reference(model, data, split, wrong, sgd))
+
+
+@pytest.mark.usefixtures("in_order")
+def test_scrub_trains_on_images_as_they_are_whatever_the_recipe(data: Data) -> None:
+    """The authors' notebooks: datasets.get_loaders(..., augment=False)."""
+    data, model, split, augmenting = double(data), network(), split_of(data), Recipe(augment="crop_flip")
+    for method in (SCRUB(**SCRUB_CASE), SCRUBR(**SCRUB_CASE)):
+        task = task_of(method, replace(data, x_validation=data.x_validation.double()), split, recipe=augmenting)
+        result = list(method.trajectory(trained := deepcopy(model), task))
+        assert len(result) == 4
+        assert_same_parameters(trained, scrub_reference(model, data, split, "", False))
 
 
 def test_scrub_defaults_are_those_of_the_authors_at_small_scale() -> None:
