@@ -42,12 +42,15 @@ class DUCK(Method):
     Code read: https://github.com/OcraM17/DUCK, src/Unlearning_methods.py (DUCK.run), src/opts.py, src/main_def.py,
     src/dsets.py at 0961e3a.
 
-    Differences: three places of the code are not followed. Where a class is gone it numbers the centroids without it
+    Differences: four places of the code are not followed. Where a class is gone it numbers the centroids without it
     and still compares those numbers with labels; here centroids know their class. It lists nearest centroids for every
-    step of the first epoch and later looks them up by batch of D_f; here they are kept as in its run_bias. It stops by
-    the accuracy on the test set where random samples are forgotten; here by the validation set. Its
-    batch_fgt_ret_ratio, 40, is one less than the batches it takes. Last smaller batches are kept everywhere,
-    and label smoothing for Tiny-ImageNet is left out.
+    step of the first epoch and later looks them up by batch of D_f; here they are kept as in its run_bias. At the
+    first step of each batch of D_f in the recovery it takes the nearest centroid again, and goes back to the first list
+    for all others; here the first choice is kept throughout. It stops by the accuracy on the test set where random
+    samples are forgotten; here by the validation set. Its batch_fgt_ret_ratio, 40, is one less than the batches it
+    takes. Last smaller batches are kept everywhere, and label smoothing for Tiny-ImageNet is left out. The authors
+    augment neither D_f nor D_r, nor do we: for the recovery they set a transform with crop and flip, but on the Subset
+    around D_r, which does not look at it.
 
     Defaults: its own for a class of CIFAR-10 and ResNet-18 (``retain_batches`` 6 for CIFAR-100 and Tiny-ImageNet).
     Up to 200 epochs, but it stops by itself.

@@ -16,12 +16,16 @@ class FineTune(Method):
 
     Objective: minimise CE(D_r; θ) from θo by SGD.
 
-    Code read: https://github.com/OPTML-Group/Unlearn-Sparse, unlearn/impl.py at 0742c24, which all its methods share.
+    Code read: https://github.com/OPTML-Group/Unlearn-Sparse, unlearn/impl.py at 0742c24, which all its methods share,
+    dataset.py and arg_parser.py at 80ba55d.
 
     Differences: none known in arithmetic. Their schedule drops the rate first at epoch 91, so that it is constant here.
+    The authors augment D_r (crop and flip on CIFAR, nothing on SVHN), and so do we wherever the recipe does; D_f is not
+    used.
 
     Defaults: Unlearn-Sparse's (Jia et al. 2023, 2304.04934): SGD .01, momentum .9, weight decay 5e-4, batch 256 and 10
-    epochs, for ResNet-18 on CIFAR-10.
+    epochs, for ResNet-18 on CIFAR-10. 256 is its parser's; Table A1 of the paper is said to have 128, and an author
+    answers that the default was used (issue 4).
 
     Known failures: nothing in the objective pushes D_f out: in digits-all, class-8, the class stays recognised. In
     cifar10-small-tuned, class-0, where it goes, much of the retain accuracy goes with it.

@@ -18,11 +18,18 @@ class GradientAscent(Method):
 
     Objective: minimise -CE(D_f; θ) from θo by SGD.
 
-    Code read: https://github.com/OPTML-Group/Unlearn-Sparse, unlearn/GA.py at 16a2dbc and unlearn/impl.py at 0742c24.
+    Code read: https://github.com/OPTML-Group/Unlearn-Sparse, unlearn/GA.py at 16a2dbc, unlearn/impl.py at 0742c24,
+    README.MD, dataset.py, arg_parser.py and main_forget.py at 80ba55d.
 
     Differences: none in arithmetic. Their schedule drops the rate first at epoch 91, so that it is constant here.
+    The authors augment D_f (crop and flip on CIFAR, nothing on SVHN), and so do we wherever the recipe does; D_r is not
+    used.
 
-    Defaults: theirs, for ResNet-18 on CIFAR-10; they call lr 1e-4 and 5 epochs tuned for class-wise forgetting only.
+    Defaults: lr 1e-4 and 5 epochs are those of their README for ResNet-18 on CIFAR-10, in a command that forgets a
+    class: ``class_to_replace`` is 0 where it is not given, and 4,500 samples are the whole of it. For 4,500 random ones
+    an author of Unlearn-Saliency calls that rate too small and names 5e-4 or 1e-3 (issue 8 there). The batch is their
+    parser's 256; Table A1 of their paper is said to have 128, and an author answers that the default was used
+    (Unlearn-Sparse, issue 4).
 
     Known failures: the loss has no bound below: a little too long and the retain set is lost as well, a little too
     short and nothing happens. The window between depends on the model and on |D_f|.

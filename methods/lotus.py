@@ -35,11 +35,13 @@ class LoTUS(Method):
     AdamW. Before each epoch, in eval mode, δ = A(D_f; θ) - A(V; θo), A the accuracy and V the validation set; where
     classes are forgotten A(V; θo) counts as 0. If δ ≤ -0.01 it ends, else τ = exp(α·δ).
 
-    Code read: https://github.com/cspartalis/LoTUS, src/unlearning_methods/lotus_class.py, src/helpers/config.py and
-    eval.py, src/bash_scripts/*.sh at 35ae25e.
+    Code read: https://github.com/cspartalis/LoTUS, src/unlearning_methods/lotus_class.py, src/helpers/config.py,
+    eval.py and data_utils.py, src/bash_scripts/*.sh at 35ae25e.
 
     Differences: the code rounds accuracies to two decimals, here they are exact. It draws one noise for the hard and
-    one for the soft target, of which each sample uses one; here one is drawn.
+    one for the soft target, of which each sample uses one; here one is drawn. The authors augment D_f and D_r (ResNet:
+    crop on CIFAR, crop and flip on Tiny-ImageNet; ViT: nothing on CIFAR), and so do we wherever the recipe does. Their
+    A(D_f; θ) is of augmented images too, as D_f keeps the training's transform; here it is of images as they are.
 
     Defaults: the authors' for ResNet-18 and random samples; α is 2 in their scripts (CIFAR-100, MUFAC, Tiny-ImageNet,
     every ViT), 8 for CIFAR-10, 32 for a class, and 1 where nothing is given. ViT: 3 epochs, lr 1e-6, batches of 32.

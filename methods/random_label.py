@@ -20,10 +20,11 @@ class RandomLabel(Method):
     by one SGD.
 
     Code read: https://github.com/OPTML-Group/Unlearn-Saliency, Classification/unlearn/RL.py at 3152cfe, its branch for
-    CIFAR-10 and SVHN; its branch for CIFAR-100 and Tiny-ImageNet mixes the two sets.
+    CIFAR-10 and SVHN, and dataset.py at a6e89fd; its branch for CIFAR-100 and Tiny-ImageNet mixes the two sets.
 
     Differences: that code draws labels from all classes, so that one in K stays true; ``exclude_true`` (on) draws from
-    the others.
+    the others. The authors augment D_f and D_r (crop and flip on CIFAR, nothing on SVHN), so do we wherever the recipe
+    does.
 
     Defaults: Unlearn-Sparse's (2304.04934) batch, momentum, weight decay, rate and epochs, for ResNet-18 on CIFAR-10.
 

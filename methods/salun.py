@@ -33,13 +33,14 @@ class SalUn(Method):
     the weights outside the mask are put back: neither momentum nor weight decay moves them.
 
     Code read: https://github.com/OPTML-Group/Unlearn-Saliency, Classification/generate_mask.py, unlearn/RL.py (its
-    branch for CIFAR-10 and SVHN), unlearn/impl.py and README.md at a6e89fd, which is the first revision to put masked
-    weights back.
+    branch for CIFAR-10 and SVHN), unlearn/impl.py, dataset.py and README.md at a6e89fd, which is the first
+    revision to put masked weights back.
 
     Differences: labels are drawn from the wrong classes, as in the paper; the code draws from all, so that one in K
     stays true (``exclude_true`` off). It mixes both sets on CIFAR-100 and Tiny ImageNet; here the passes alternate
     everywhere. The gradient of the mask is that of D_f's mean loss without augmentation; there it is the sum of the
-    means of augmented batches, the last one perhaps smaller.
+    means of augmented batches, the last one perhaps smaller. In training the authors augment D_f and D_r (crop and flip
+    on CIFAR, nothing on SVHN), so do we wherever the recipe does.
 
     Defaults: theirs for ResNet-18 on CIFAR-10, random 10%: .013, 10 epochs, batch 256, share .5.
 
