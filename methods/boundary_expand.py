@@ -25,6 +25,9 @@ class BoundaryExpand(Method):
     Code read: https://github.com/TY-LEE-KR/Boundary-Unlearning-Code, boundary_unlearning.py, models.py, utils.py,
     main.py at 86c2f1f (a copy of the authors' archive, which has no repository of its own).
 
+    Held against: boundary_expanding, whole run in float64 with BatchNorm, the same new row: 6e-17. Patched: sizes, rate
+    and epochs, nothing saved.
+
     Differences: none known. Its network is in eval mode from the test before, and its loop calls train() after the
     forward pass of a batch: hence the first step. The authors do not augment D_f, nor do we; D_r is not used.
 

@@ -23,6 +23,9 @@ class JiT(Method):
     Code read: https://github.com/jwf40/Information-Theoretic-Unlearning, src/lipschitz.py, src/datasets.py,
     src/forget_full_class_main.py, src/forget_random_main.py, src/forget_full_class_strategies.py at f207655.
 
+    Held against: modify_weight of lipschitz.py with its AddGaussianNoise, whole run in float64, with and without
+    BatchNorm, the same noise: equal to the bit. Patched: the draw of the noise and the type of their sums.
+
     Differences: none with the defaults. The code zeroes the gradients once, before the loop (lipschitz.py, line 280),
     which is why they add up; with ``accumulate`` off each step goes along its own gradient alone. The network is in
     train mode, as there, where BatchNorm sees clean and noisy batches apart. The authors do not augment D_f, nor do we;

@@ -37,6 +37,9 @@ class NegGradPlus(Method):
     Code read: https://github.com/meghdadk/SCRUB, small_scale_unlearning.ipynb, MIA_experiments.ipynb, datasets.py and
     thirdparty/repdistiller/helper/loops.py (train_negrad) at 98ffb11.
 
+    Held against: run_neggrad_epoch of small_scale_unlearning.ipynb, whole run in float64, with and without BatchNorm,
+    D_f cycled by itertools.cycle: equal to the bit. Nothing patched.
+
     Differences: none known. The order of D_f is what itertools.cycle makes of a loader that shuffles. A second variant
     of the authors, in MIA_experiments.ipynb, is train_negrad: train mode, and no pull towards θo (``weight_decay`` 0
     here; its mode is not offered). The authors augment neither D_f nor D_r, nor do we.

@@ -24,6 +24,10 @@ class SCRUBR(SCRUB):
 
     Code read: https://github.com/meghdadk/SCRUB, MIA_experiments.ipynb (scrub) at 98ffb11, and what `scrub` cites.
 
+    Held against: scrub of MIA_experiments.ipynb with its train_distill, validate and DistillKL, whole run in float64,
+    class and random samples, with and without BatchNorm: 2e-16. Patched: the original no candidate, no conversion to
+    float32, checkpoints kept in memory, rate.
+
     Differences: the code also lists the original, before the first epoch, but has no checkpoint of it and would stop
     with an error there; it is no candidate here. Where V is empty the last model stands, as in the code.
     The authors augment neither D_f nor D_r, nor do we.
