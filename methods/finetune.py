@@ -19,6 +19,9 @@ class FineTune(Method):
     Code read: https://github.com/OPTML-Group/Unlearn-Sparse, unlearn/impl.py at 0742c24, which all its methods share,
     dataset.py and arg_parser.py at 80ba55d.
 
+    Held against: FT in iterative_unlearn, unlearn/FT.py and impl.py at 80ba55d, whole run of four epochs in float64,
+    with and without BatchNorm: 6e-17. Patched: devices, no shuffling.
+
     Differences: none known in arithmetic. Their schedule drops the rate first at epoch 91, so that it is constant here.
     The authors augment D_r (crop and flip on CIFAR, nothing on SVHN), and so do we wherever the recipe does; D_f is not
     used.

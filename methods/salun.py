@@ -36,6 +36,10 @@ class SalUn(Method):
     branch for CIFAR-10 and SVHN), unlearn/impl.py, dataset.py and README.md at a6e89fd, which is the first
     revision to put masked weights back.
 
+    Held against: RL in iterative_unlearn, unlearn/RL.py and impl.py, with our mask, ``exclude_true`` off, whole run of
+    four epochs in float64, with and without BatchNorm, the same labels: 2e-16. Patched: devices, the draw of labels.
+    The mask of generate_mask.py was not compared.
+
     Differences: labels are drawn from the wrong classes, as in the paper; the code draws from all, so that one in K
     stays true (``exclude_true`` off). It mixes both sets on CIFAR-100 and Tiny ImageNet; here the passes alternate
     everywhere. The gradient of the mask is that of D_f's mean loss without augmentation; there it is the sum of the
