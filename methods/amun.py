@@ -36,7 +36,9 @@ class AMUN(Method):
     x*.
 
     Code read: https://github.com/Ali-E/AMUN, AMUN_all_in_one.py at 6dc29ab, pgdl2_modified.py, build_advdataset.py and
-    hyperparam_tune.py at 7282329, helper.py at 9e341a9.
+    hyperparam_tune.py at 7282329, helper.py at 9e341a9. Held against train of adversarial_unlearn.py at 9e341a9 (as of
+    November 2026): whole run of 6 epochs on equal batches of D_r, D_f and D_a, with and without BatchNorm, largest
+    difference 1e-17, float64; patched in theirs: its loader gives our batches, float() is double().
 
     Differences: pixels there are from 0 to 1; here the ends of that range are taken from the smallest and largest
     value of each channel in D_f. A radius past the diagonal of all images ends the search, and the likeliest other

@@ -23,7 +23,8 @@ class CFk(Method):
     epochs the rate is lr_min + (lr - lr_min)·(1 + cos(π·e/n))/2. Gradients are clipped to norm ``clip``.
 
     Code read: https://github.com/shash42/Evaluating-Inexact-Unlearning, src/methods.py, src/learn.py and src/unlearn.py
-    at a45fe02.
+    at a45fe02. Held against cat_forget_finetune of src/methods.py, with train_loop of src/learn.py, at a45fe02: whole
+    run of 12 epochs, k 1 to 3, with and without BatchNorm, largest difference 4e-16, float64.
 
     Differences: none known. Layers are counted from the last one registered. As in the code BatchNorms of frozen layers
     go on updating their statistics, though not their weights; whatever is no convolution, linear layer or BatchNorm

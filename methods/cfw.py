@@ -35,6 +35,9 @@ class CFW(Method):
 
     Code read: only in a port: https://github.com/xcadet/deepunlearn, munl/unlearning/kgltop3.py at 6830ff6. The
     author's write-up (kaggle.com/c/neurips-2023-machine-unlearning/discussion/459334) was read; the notebook was not.
+    Held against munl/unlearning/kgltop3.py of the port at 6830ff6: whole run on a network with BatchNorm, a class and
+    random samples forgotten, largest difference 6e-17, float64; patched in theirs: the noise is ours; the class that
+    D_r lacks is the last, as theirs looks up the wrong weight of any other and fails.
 
     Differences: the write-up speaks of all convolutions; the code changes those modules that are direct children of the
     network and have "conv" in their name, which in ResNet is the stem alone (in a transformer nothing): followed as the

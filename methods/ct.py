@@ -32,7 +32,8 @@ class CT(Method):
 
     Code read: only in a port: https://github.com/xcadet/deepunlearn, munl/unlearning/kgltop5.py at 6830ff6. The
     authors' write-up (kaggle.com/c/neurips-2023-machine-unlearning/discussion/458531) was read, with its few lines that
-    transpose; their notebook was not.
+    transpose; their notebook was not. Held against munl/unlearning/kgltop5.py of the port at 6830ff6: whole run on a
+    network with BatchNorm, a class and random samples forgotten, largest difference 1e-16, float64.
 
     Differences: the submission was an ensemble: about half of its 512 models were made so, the others by fine-tuning on
     pseudo-labels. The port has the first half alone, and so have we. None known in that half. Kernels must be square.

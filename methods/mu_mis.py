@@ -23,7 +23,10 @@ class MUMIS(Method):
 
     Code read: only in a port, https://github.com/Harry24k/machine-unlearning-pytorch,
     torchunlearn/unlearn/trainers/mumis.py at d04b125, which has the loss and no rule to stop. The authors' code
-    (poppopbean0903/MU-Mis) was not read; the stopping rule follows the description of the paper (ICLR 2026).
+    (poppopbean0903/MU-Mis) was not read; the stopping rule follows the description of the paper (ICLR 2026). Held
+    against calculate_cost of that port at 405bab1: whole run of 6 epochs with equal other classes, with and without
+    BatchNorm, largest difference 0, float64; for the stopping rule there is no code. The authors' repository could not
+    be had in November 2026: port only.
 
     Differences: how often the authors look whether to stop is not known; here it is once an epoch, on the gradients of
     its steps. The network is in eval mode: with the statistics of the batch a sample's gradient would be that of its

@@ -43,6 +43,10 @@ class PRMQ(Method):
 
     Code read: only in a port: https://github.com/xcadet/deepunlearn, munl/unlearning/kgltop4.py at 6830ff6. The
     author's write-up (kaggle.com/c/neurips-2023-machine-unlearning/discussion/459148) was read; the notebook was not.
+    Held against munl/unlearning/kgltop4.py of the port at 6830ff6: whole run on a network with BatchNorm, a class and
+    random samples forgotten, largest difference 0 after the rounding, float64; patched in theirs: the draws of new
+    weights are ours, weights of classes are in double precision, and a class that D_r lacks has the weight 1 (theirs
+    fails).
 
     Differences: weights of classes that D_r lacks are 1 instead of absent, which no sample sees. None else known.
 

@@ -36,7 +36,9 @@ class UAM(Method):
     so that BatchNorm normalises both together. The smaller set is cycled beside the larger.
 
     Code read: https://github.com/Harry24k/machine-unlearning-pytorch, torchunlearn/optim/minimizer.py,
-    torchunlearn/utils/data.py (MergedLoaders) and README.md at 405bab1.
+    torchunlearn/utils/data.py (MergedLoaders) and README.md at 405bab1. Held against UAM of
+    torchunlearn/optim/minimizer.py at 405bab1: whole run of 12 steps on equal pairs of batches, with and without
+    BatchNorm, largest difference 2e-16, float64.
 
     Differences: the paper's update multiplies the retain gradient by I - γP_f, P_f a projection made of the forget
     gradient (seen only in a summary of the paper); the public code takes γ and does nothing with it, and is followed.

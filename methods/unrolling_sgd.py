@@ -21,7 +21,9 @@ class UnrollingSGD(Method):
     showed D_f ``epochs`` times.
 
     Code read: https://github.com/cleverhans-lab/unrolling-sgd, Unlearning/correlation_verification.py and
-    Correlation_unlearning.py at 051d8ff.
+    Correlation_unlearning.py at 051d8ff. Held against Unlearning/correlation_verification.py at 49e001f (its lines from
+    the copy of M to that of the parameters, by text): whole run for one batch, 3 epochs, with and without BatchNorm,
+    largest difference 6e-17, float64.
 
     Differences: that code unlearns one batch of a fine-tuning that began at pre-trained weights; θ_0 here are the
     weights before the whole training. With several batches the first file keeps the last gradient only (it never has
