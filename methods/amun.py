@@ -38,12 +38,14 @@ class AMUN(Method):
     Code read: https://github.com/Ali-E/AMUN, AMUN_all_in_one.py at 6dc29ab, pgdl2_modified.py, build_advdataset.py and
     hyperparam_tune.py at 7282329, helper.py at 9e341a9. Held against train of adversarial_unlearn.py at 9e341a9 (as of
     November 2026): whole run of 6 epochs on equal batches of D_r, D_f and D_a, with and without BatchNorm, largest
-    difference 1e-17, float64; patched in theirs: its loader gives our batches, float() is double().
+    difference 1e-17, float64; patched in theirs: its loader gives our batches, float() is double(). Held against PGDL2
+    of pgdl2_modified.py at 9e341a9: whole attack, largest difference 6e-15 of a pixel from 0 to 1, float64, where
+    theirs does not add 1e-10 to the length of the gradient, and 4e-9 where it does.
 
-    Differences: pixels there are from 0 to 1; here the ends of that range are taken from the smallest and largest
-    value of each channel in D_f. A radius past the diagonal of all images ends the search, and the likeliest other
-    class is taken. Where the recipe augments, it does so to D_a as well. Its forms without D_f, without D_r and
-    with SalUn's mask are left out.
+    Differences: pixels there are from 0 to 1; here the ends of that range are taken from the smallest and largest value
+    of each channel in D_f. A radius past the diagonal of all images ends the search, and the likeliest other class is
+    taken. Where the recipe augments, it does so to D_a as well; theirs crops and flips D_r and D_f, and D_a only if
+    asked. Its forms without D_f, without D_r and with SalUn's mask are left out.
 
     Defaults: those of hyperparam_tune.py, for 10% of CIFAR-10 and ResNet-18. The script that does all in one go has lr
     .05, and starts from a radius of 0.01 for 50 samples, for the others from the median of what these needed.

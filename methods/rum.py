@@ -24,13 +24,17 @@ class RUM(Method):
     the original's confidence in the true label: the lower, the more memorised.
 
     Code read: https://github.com/kairanzhao/RUM, main_rum.py, main_rum_proxy.py, main_forget.py and
-    memorization_proxy/learning_events.py at f593c9d.
+    memorization_proxy/learning_events.py at f593c9d. Held against main_forget.py at f593c9d (its choice of sets for a
+    sequence, by text, with 1 - confidence as the memorisation and its median for .5): the choice of parts and retain
+    sets alone, no weights. Of D_f of 24 to 96 samples the first and the last part are the same, and so are the retain
+    sets that follow, except for the samples in which the middle parts differ.
 
     Differences: the authors rank by estimated memorisation scores (Feldman and Zhang 2020: models trained with and
     without each sample) or by proxies: confidence in the true label, highest confidence, entropy or accuracy, each
     averaged over the epochs of a training that records them, retraining on held-out data, or loss curvature. Ours is
     the first of these at the end of training alone, which needs nothing but the original. They make D_f of the lowest,
-    the middle and the highest 1,000 samples of the training set; here any D_f is cut in thirds.
+    the middle and the highest 1,000 samples of the training set; here any D_f is cut in thirds. Their middle part are
+    the samples nearest to .5 (of a proxy, to its median), which may overlap the others; ours are the middle ranks.
 
     Defaults: the authors' best: nothing for the low third, fine-tuning for the medium, SalUn for the high
     (main_rum.py). Each runs with its defaults here; theirs are rate .1, 10 epochs of fine-tuning and 5 of SalUn.
