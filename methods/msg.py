@@ -38,8 +38,8 @@ class MSG(Method):
     authors' write-up (kaggle.com/c/neurips-2023-machine-unlearning/discussion/459200) was read; the notebook was not.
     Held against munl/unlearning/kgltop2.py of the port at 6830ff6: whole run on a network with BatchNorm, a class and
     random samples forgotten, largest difference 2e-16, where each of the two sets whose gradients are compared is one
-    batch, float64; patched in theirs: the draws of new weights are ours, the mask is in double precision, the
-    convolutions have no biases.
+    batch, float64; patched in theirs: the network comes in eval mode, the draws of new weights are ours, the mask is in
+    double precision, the convolutions have no biases.
 
     Differences: the write-up calls the choice global; the code takes the share of each layer: followed. Gradients are
     means over the sets, not sums of the means of batches, which differ by the last, smaller batch (and in the port by
