@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from unlearnbench.plan.suites import make_plan
+
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks/results"
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -48,6 +50,8 @@ def test_the_class() -> None:
     default, tuned = beyond("digits-all", "class-8"), beyond("digits-tuned", "class-8")
     assert f"{default} of {len(lines)} methods are beyond that floor with their default hyperparameters" in SAID
     assert f"{tuned} after 12 trials of tuning each" in SAID
+    settings = set(table("digits-tuned", "methods").query("scenario == 'class-8'")["settings"])
+    assert settings == {"tuned (12 trials, without MIA-LR)", "default"}  # the latter have nothing to tune
     assert f"{beyond('digits-tuned-10', 'class-8')} with ten seeds" in SAID
     for folder in ("digits-all", "digits-tuned"):
         accuracy = table(folder, "comparison").query("scenario == 'class-8' and metric == 'fa'").set_index("method")
@@ -68,6 +72,9 @@ def test_samples_at_random() -> None:
 
 def test_the_excess() -> None:
     on_forget, on_test = (points(full(name)["mean"]["camu"], 3) for name in ("ulira", "ulira_test"))
+    plan = make_plan("digits-full")
+    assert plan.unlearned_bank == plan.bank // 2 == 64
+    assert "U-LiRA, with 64 models of each kind" in SAID
     assert f"with AUC {on_forget} on D_f, and with {on_test} on test samples" in SAID
     excess = full("ulira_excess")
     assert f"is {interval(excess.loc['camu'])}; random labels have {points(excess['mean']['random_label'], 3)}" in SAID
@@ -80,6 +87,8 @@ def test_the_distance_as_models() -> None:
     assert f"is {klom['camu']:.1f} for CaMU and {klom['random_label']:.1f} for random labels" in SAID
     assert f"two honest banks are {points(klom['retrain'], 2)} apart" in SAID
     assert f"the untouched original {points(klom['identity'], 2)} and random weights {klom['random_init']:.1f}" in SAID
+    retain, test = (full(name)["mean"]["camu"] for name in ("klom_retain", "klom_test"))
+    assert f"CaMU's models are far on D_r ({retain:.1f}) and on the test set ({test:.1f}), too" in SAID
 
 
 def test_the_costs() -> None:

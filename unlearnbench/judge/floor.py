@@ -127,8 +127,9 @@ def floors(retrained: pd.DataFrame, metrics: Mapping[str, Metric]) -> pd.DataFra
     """By dataset, scenario and metric the noise floor (`FLOORS`): the mean over the runs of the mean distance of the
     run's honest retrains (`honest`) to its oracle, ``low`` and ``high`` ends of its 95% t interval over ``runs``, and
     ``models``, the independent models behind it, the oracles among them. Of a likeness that is high near the oracle it
-    is the mean likeness. Where runs share splits and seeds there is no interval. Censored
-    retrains are left out, so that a floor of lower bounds is too low."""
+    is the mean likeness. Where runs share splits and seeds there is no interval. Censored retrains are left out,
+    so that their floor is too low.
+    """
     lines = []
     for place, own in retrained.groupby(PLACE, sort=False):
         sign = -1 if metrics[str(place[-1])].better == "high" else 1
