@@ -19,12 +19,15 @@ from unlearnbench import (
     Method,
     NonNegative,
     Positive,
+    Published,
     Samples,
     Task,
     chunks,
     has_batch_statistics,
     make_optimizer,
 )
+
+SOURCE = "CaMU/remove.py at 44380c6"
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,23 @@ class CaMU(Method):
 
     paper: ClassVar[str] = "Shen et al. 2024, CaMU: Disentangling Causal Effects in Deep Model Unlearning, 2401.17504"
     needs: ClassVar[Access] = Access.FORGET | Access.RETAIN | Access.LABELS
+    published: ClassVar[tuple[Published, ...]] = (
+        Published("mnist", "random", {}, f"{SOURCE}, their CNN"),
+        Published("mnist", "class", {"lr_ce": 1e-3, "epochs": 2}, f"{SOURCE}, their CNN"),
+        Published("fashion-mnist", "random", {}, f"{SOURCE}, their CNN"),
+        Published("fashion-mnist", "class", {"lr_ce": 1e-3, "epochs": 2}, f"{SOURCE}, their CNN"),
+        Published("cifar10", "random", {"lr_kl": 1e-5, "lr_ce": 1e-4}, f"{SOURCE}, ResNet-18 at 224x224"),
+        Published(
+            "cifar10", "class", {"lr_kl": 1e-5, "lr_ce": 5e-5, "epochs": 2}, f"{SOURCE}, ResNet-18 at 224x224"
+        ),
+        Published("cifar100", "random", {"lr_kl": 1e-5, "lr_ce": 1e-4}, f"{SOURCE}, ResNet-18 at 224x224"),
+        Published(
+            "cifar100",
+            "class",
+            {"lr_kl": 1e-5, "lr_ce": 5e-5, "epochs": 2, "repeat": 10},
+            f"{SOURCE}, ResNet-18 at 224x224",
+        ),
+    )
 
     lr_kl: Annotated[Positive, LogUniform(1e-6, 1e-2)] = 4e-4
     lr_ce: Annotated[Positive, LogUniform(1e-6, 1e-2)] = 5e-4

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from unlearnbench.plan.spec import Model as Model
     from unlearnbench.plan.spec import NonNegative as NonNegative
     from unlearnbench.plan.spec import Positive as Positive
+    from unlearnbench.plan.spec import Published as Published
     from unlearnbench.plan.spec import Scenario as Scenario
     from unlearnbench.plan.spec import Seed as Seed
     from unlearnbench.plan.spec import Tolerance as Tolerance
@@ -58,7 +59,7 @@ _ROOMS = {
     "api": "frame run",
     "outside": "evaluate",
     "plan.spec": "Access AccessDenied Choice Count Dataset Empty Estimate Fraction LogUniform Method Metric Model "
-    "NonNegative Positive Scenario Seed Tolerance Uniform UnlearnBenchError",
+    "NonNegative Positive Published Scenario Seed Tolerance Uniform UnlearnBenchError",
     "plan.arrays": "Arrays",
     "plan.cells": "Probe Recipe",
     "plan.evidence": "Context Evidence",

@@ -42,6 +42,8 @@ class {cls}(Method):
 
     Code read: none needed.
 
+    Held against: none; it is ours.
+
     Differences: none.
 
     Defaults: ours.

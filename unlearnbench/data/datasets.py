@@ -113,6 +113,7 @@ class Digits(Named):
     """scikit-learn's 1,797 handwritten 8x8 digits (0..16, as uint8 ``v * 255 // 16``): 1,297, and a stratified 500."""
 
     name = "digits"
+    like = ("mnist", "fashion-mnist", "svhn", "cifar10", "cifar20", "cifar100")
     fingerprint = "e461e35a9d89c20b78e567ecb4b4ab496b04203c746f02dc1e2f6e00b02a557c"
 
     def load(self, root: Path) -> Arrays:
@@ -130,6 +131,7 @@ class Mnist(Named):
     """MNIST: 60,000 and 10,000 handwritten digits, 28x28 grey."""
 
     name = "mnist"
+    like = ("fashion-mnist", "svhn", "cifar10", "cifar20", "cifar100")
     fingerprint = "1f96c57e6f531f33075bb616d832fba69e5636c895e3222c66b7f639a072dae3"
 
 
@@ -138,6 +140,7 @@ class FashionMnist(Named):
     """Fashion-MNIST: 60,000 and 10,000 articles of clothing, 28x28 grey."""
 
     name = "fashion-mnist"
+    like = ("mnist", "svhn", "cifar10", "cifar20", "cifar100")
     fingerprint = "a7e29be7f3648c6a32e43a15ecc8201702f5f887b32e0c00bb6e87dd7357806d"
 
 
@@ -146,6 +149,7 @@ class Kmnist(Named):
     """Kuzushiji-MNIST: 60,000 and 10,000 cursive characters, 28x28 grey. Not pinned: no copy was at hand."""
 
     name = "kmnist"
+    like = ("mnist", "fashion-mnist", "svhn", "cifar10", "cifar20", "cifar100")
 
 
 @dataclass(frozen=True)
@@ -153,6 +157,7 @@ class Svhn(Named):
     """SVHN, cropped: 73,257 and 26,032 house-number digits, 32x32 RGB. Not pinned: no copy was at hand."""
 
     name = "svhn"
+    like = ("cifar10", "mnist", "fashion-mnist", "cifar20", "cifar100")
     scale = ((0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970))
 
 
@@ -161,6 +166,7 @@ class Cifar10(Named):
     """CIFAR-10: 50,000 and 10,000 32x32 RGB pictures of 10 classes, normalised by its own constants or ImageNet's."""
 
     name = "cifar10"
+    like: ClassVar[tuple[str, ...]] = ("svhn", "cifar20", "cifar100", "tiny-imagenet")
     fingerprint: ClassVar[str | None] = "0e015c444b00b72b742fd2ec18c472d5348ff180e6cd60a7ecee9744fb1be47d"
     scale = ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
     normalisation: Literal["dataset", "imagenet"] = "dataset"
@@ -175,6 +181,7 @@ class Cifar100(Cifar10):
     """CIFAR-100: 50,000 and 10,000 32x32 RGB pictures of 100 classes. Not pinned: no copy was at hand."""
 
     name = "cifar100"
+    like = ("cifar20", "tiny-imagenet", "cifar10", "svhn")
     fingerprint = None
     num_classes = 100
     scale = ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762))

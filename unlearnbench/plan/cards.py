@@ -14,7 +14,8 @@ from unlearnbench.plan import registry
 from unlearnbench.plan.spec import Choice, Configured, Dataset, Law, LogUniform, Method, Metric, Need, UnlearnBenchError
 from unlearnbench.plan.suites import packaged
 
-SECTIONS = ("Objective", "Code read", "Differences", "Defaults", "Known failures")  # of a method's docstring, in order
+# Of a method's docstring, in order.
+SECTIONS = ("Objective", "Code read", "Held against", "Differences", "Defaults", "Known failures")
 BOUNDS = {"exclusiveMinimum": ">", "minimum": ">=", "exclusiveMaximum": "<", "maximum": "<="}
 
 
@@ -32,6 +33,8 @@ def card(kind: str, name: str) -> str:
     parts = [f"{name} ({kind.removesuffix('s')})", "", text, "", *_table(facts | _facts(plugin))]
     if isinstance(plugin, type) and issubclass(plugin, Configured):
         parts += ["", "parameters:", *(_table(_parameters(plugin)) or ["  none"])]
+    if isinstance(plugin, type) and issubclass(plugin, Method):
+        parts += ["", "published settings:", *(_table(_published(plugin)) or ["  none"])]
     return "\n".join(parts)
 
 
@@ -107,6 +110,14 @@ def _parameters(cls: type[Configured]) -> dict[str, str]:
         how = f"; searched {_search(searched[name])}" if name in searched else ""
         lines[name] = f"{_law(law)}; {default}{how}"
     return lines
+
+
+def _published(method: type[Method]) -> dict[str, str]:
+    """By dataset and kind of scenario what the authors used, and where they say so."""
+    return {
+        str(entry): f"{', '.join(f'{k} = {v}' for k, v in entry.params.items()) or 'the defaults'}; {entry.source}"
+        for entry in method.published
+    }
 
 
 def _search(law: Law) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from annotated_types import Ge, Gt, Interval
+from annotated_types import Ge, Gt, Interval, Len
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,6 +30,7 @@ NonNegative = Annotated[float, Ge(0)]
 Fraction = Annotated[float, Interval(ge=0, le=1)]
 Count = Annotated[int, Gt(0)]
 Seed = Annotated[int, Ge(0)]
+Kind = Literal["random", "class"]  # of a scenario: samples of all classes, or classes whole
 
 
 # Laws are compared by identity: typing keeps one of two equal ones, so that Uniform(0, 1) could become Uniform(0, 1.0).
@@ -161,6 +162,7 @@ class Dataset(Configured, ABC):
     """A dataset by name. ``limit_*`` keep a seeded, stratified subset; ``validation`` is a share of the test split."""
 
     fingerprint: ClassVar[str | None] = None  # SHA-256 of the whole dataset (datasets.fingerprint); None: not pinned
+    like: ClassVar[tuple[str, ...]] = ()  # others whose published hyperparameters serve it, nearest first
 
     validation: Annotated[float, Interval(ge=0, lt=1)] = 0.1
     limit_train: Count | None = None
@@ -189,6 +191,11 @@ class Scenario(Configured, ABC):
 
     forget_classes: ClassVar[tuple[int, ...]] = ()  # the classes it removes entirely, if it is a class scenario
 
+    @property
+    def kind(self) -> Kind:
+        """Which published hyperparameters serve it: those for whole classes, or those for samples at random."""
+        return "class" if self.forget_classes else "random"
+
     @abstractmethod
     def select(self, labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Positions of the forget samples in ``labels`` (int64 ``[N]``, the training labels)."""
@@ -200,6 +207,20 @@ class Scenario(Configured, ABC):
 
 
 @dataclass(frozen=True)
+class Published:
+    """The hyperparameters that a method's authors published for a dataset and a kind of scenario: ``params`` are those
+    that differ from the defaults, ``source`` the place (file and revision, table of the paper) and the network."""
+
+    dataset: Annotated[str, Len(1, 60)]
+    scenario: Kind
+    params: Mapping[str, Any]
+    source: Annotated[str, Len(1, 300)]
+
+    def __str__(self) -> str:
+        return f"{self.dataset}, {self.scenario}"
+
+
+@dataclass(frozen=True)
 class Method(Configured, ABC):
     """An unlearning method: fields are its hyperparameters, class attributes declare what it is and needs.
 
@@ -208,7 +229,8 @@ class Method(Configured, ABC):
 
     ``role`` is ``"method"``, ``"oracle"`` (the reference of every gap) or ``"control"``: it stands in every table to
     show where metrics put a model that forgot nothing, was honestly retrained, or is useless (``stands_for``). ``toy``
-    are the hyperparameters conformance uses on its toy problem.
+    are the hyperparameters conformance uses on its toy problem. ``published`` is what its authors used, where: suites
+    take the nearest entry (`suites.nearest`) and tables name it.
 
     A method runs in the precision of the recipe: where originals and oracles train in bfloat16, so does it.
     ``full_precision`` leaves it in float32, for what takes curvature, importances or small differences.
@@ -222,6 +244,7 @@ class Method(Configured, ABC):
     role: ClassVar[Literal["method", "oracle", "control"]] = "method"
     stands_for: ClassVar[StandsFor] = ""
     toy: ClassVar[Mapping[str, Any]] = {}
+    published: ClassVar[tuple[Published, ...]] = ()
 
     def prepare(self, task: Task) -> nn.Module | None:
         """Train what the method needs beside the original (cached and costed apart). None: nothing."""

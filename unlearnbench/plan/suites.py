@@ -16,7 +16,7 @@ from annotated_types import Ge, Len
 from unlearnbench.plan.cells import Cell, Plugin, Probe, Recipe
 from unlearnbench.plan.recipes import RECIPES
 from unlearnbench.plan.registry import build, configure, load, names
-from unlearnbench.plan.spec import Checked, Configured, Seed, UnlearnBenchError
+from unlearnbench.plan.spec import Checked, Configured, Kind, Method, Published, Seed, UnlearnBenchError
 
 Label = Annotated[str, Len(1, 60)]
 
@@ -132,6 +132,20 @@ def make_plan(suite: str, options: Options = Options()) -> Plan:
         raise UnlearnBenchError(f"{path}: {error}") from None
 
 
+def nearest(method: type[Method], dataset: str, kind: Kind) -> Published | None:
+    """What a method's authors published nearest to a dataset and a kind of scenario; None if nothing.
+
+    An entry of this kind goes before one of the other. Then comes one for the dataset itself, then for those it is
+    ``like``, in their order, then any other. Of several the method's first is taken.
+    """
+    order = [dataset, *load("datasets", dataset).like]
+
+    def distance(entry: Published) -> tuple[bool, int]:
+        return entry.scenario != kind, order.index(entry.dataset) if entry.dataset in order else len(order)
+
+    return min(method.published, key=distance, default=None)
+
+
 def parse_seeds(text: str) -> list[int]:
     """``"0-4"`` or ``"0,2,5-7"`` as a list. Raises UnlearnBenchError on anything else."""
     seeds: list[int] = []
@@ -194,13 +208,15 @@ def _expand(name: str, suite: Suite, options: Options) -> Plan:
     pairs = [(s, s) for s in seeds] if paired else [(p, s) for p in split_seeds for s in seeds]
     entries = []
     for scenario_label, table in scenarios.items():
-        scenario = _plugin(
-            "scenarios", _named({"name": table.get("scenario", scenario_label), **_without(table, "scenario")}), {}
-        )
+        name, params = _named({"name": table.get("scenario", scenario_label), **_without(table, "scenario")})
+        rule = build("scenarios", name, params)
+        scenario = Plugin.of(name, rule)
         for label, method_table in methods.items():
-            method = _method(label, method_table, scenario_label, suite, sets.get(label, {}), options.quick)
-            settings = _settings(method, method_table, scenario_label, sets.get(label, {}))
-            kind = load("methods", method.name)
+            kind = _method_class(label, method_table)
+            published = nearest(kind, dataset.name, rule.kind)
+            base = published.params if published else {}
+            method = _method(label, method_table, scenario_label, suite, base, sets.get(label, {}), options.quick)
+            settings = _settings(method, method_table, scenario_label, published, sets.get(label, {}))
             for split_seed, seed in pairs:
                 cell = Cell(dataset, model, recipe, scenario, method, split_seed, seed, probe, options.quick)
                 entries.append(Entry(cell, scenario_label, label, kind.role, kind.stands_for, settings))
@@ -247,16 +263,18 @@ def _method_class(label: str, table: Mapping[str, Any]) -> Any:
 
 
 def _method(
-    label: str, table: Mapping[str, Any], scenario: str, suite: Suite, sets: Mapping[str, Any], quick: bool
-) -> Plugin:
-    """``[methods.LABEL]`` has the parameters, ``[methods.LABEL.in.SCENARIO]`` those of one scenario; there ``tuned``
-    says in how many trials they were found (`tuning`), ``tuned_without`` which metrics could not be used for it."""
+    label: str, table: Mapping[str, Any], scenario: str, suite: Suite, base: Mapping[str, Any], sets: Mapping[str, Any],
+    quick: bool,
+) -> Plugin:  # fmt: skip
+    """``[methods.LABEL]`` changes parameters of ``base``, the published ones, ``[methods.LABEL.in.SCENARIO]`` those of
+    one scenario; there ``tuned`` says in how many trials they were found (`tuning`), ``tuned_without`` which metrics
+    could not be used for it."""
     by_scenario = table.get("in", {})
     if not isinstance(by_scenario, dict) or not all(isinstance(v, dict) for v in by_scenario.values()):
         raise UnlearnBenchError(f"methods.{label}.in: expected a table of parameters for each scenario")
     _choose(suite.scenarios, list(by_scenario), f"scenario of methods.{label}.in")
     own = by_scenario.get(scenario, {})
-    params = {**_without(table, "method", "in"), **_without(own, "tuned", "tuned_without"), **sets}
+    params = {**base, **_without(table, "method", "in"), **_without(own, "tuned", "tuned_without"), **sets}
     name = str(table.get("method", label))
     plugin = _plugin("methods", (name, params), {})
     if quick and "epochs" in plugin.params and not {"tuned", "epochs"} <= own.keys():  # a searched number stays
@@ -264,7 +282,9 @@ def _method(
     return plugin
 
 
-def _settings(method: Plugin, table: Mapping[str, Any], scenario: str, sets: Mapping[str, Any]) -> str:
+def _settings(
+    method: Plugin, table: Mapping[str, Any], scenario: str, published: Published | None, sets: Mapping[str, Any]
+) -> str:
     """Where the hyperparameters of a method come from, in words."""
     own = table.get("in", {}).get(scenario, {})
     trials, without = own.get("tuned"), own.get("tuned_without", [])
@@ -281,7 +301,9 @@ def _settings(method: Plugin, table: Mapping[str, Any], scenario: str, sets: Map
         labels = " and ".join(load("metrics", str(metric)).label for metric in without)
         return f"tuned ({trials} trials{', without ' * bool(labels)}{labels})"
     given = {*_without(table, "method", "in"), *own, *sets}
-    return "set by the suite" if given and not sets else "set by hand" if sets else "default"
+    if given:
+        return "set by hand" if sets else "set by the suite"
+    return f"published for {published}" if published else "default"
 
 
 def _plugin(kind: str, named: tuple[str, dict[str, Any]], sets: Mapping[str, Any]) -> Plugin:
