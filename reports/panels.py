@@ -109,6 +109,7 @@ def sections(results: Results, *, brief: bool = False) -> Iterator[Section]:
     tested = gaps(results)
     for (dataset, scenario), table in comparison(results).groupby(["dataset", "scenario"], sort=False):
         values = results.values.query("dataset == @dataset and scenario == @scenario")
+        methods = results.methods.query("dataset == @dataset and scenario == @scenario and role == 'method'")
         found = Found(Stat)
         for line in table.itertuples(index=False):
             found[str(line.method), str(line.metric)] = Stat(*line[4:])
@@ -123,20 +124,26 @@ def sections(results: Results, *, brief: bool = False) -> Iterator[Section]:
             _here(verdicts.apply(tuple, axis=1), dataset, scenario) if len(verdicts) else {},
             _marked(tested.query("dataset == @dataset and scenario == @scenario")),
             set(values.loc[values["stands_for"] == "original", "method"]),
-            _facts(results.methods.query("dataset == @dataset and scenario == @scenario")),
+            _facts(methods),
         )
         panels = [_panel(title, columns, here) for title, columns in _columns(results, brief).items()]
         panels[0].notes.extend(("", clean(f"All methods: {fact}.", 200)) for fact in here.common_facts)
+        panels[0].notes.extend(("", clean(note, 2000)) for note in _settings(methods))
         yield Section(_title(values, dataset, scenario), [panel for panel in panels if panel.headers or panel.notes])
 
 
 def _facts(methods: pd.DataFrame) -> dict[str, list[str]]:
-    """What is said of each method: where its hyperparameters come from, and whether it saw more than others."""
-    lines = methods[methods["role"] == "method"][["method", "access", "settings"]]
-    return {
-        method: [f"hyperparameters: {settings}", *["may use validation data"] * ("validation" in access)]
-        for method, access, settings in lines.itertuples(index=False, name=None)
-    }
+    """What is said of each method: whether it saw more than others."""
+    lines = methods[["method", "access"]].itertuples(index=False, name=None)
+    return {method: ["may use validation data"] * ("validation" in access) for method, access in lines}
+
+
+def _settings(methods: pd.DataFrame) -> Iterator[str]:
+    """Where hyperparameters come from: a sentence for all methods of which the same is to be said."""
+    for settings in methods["settings"].unique():
+        lines = methods[methods["settings"] == settings]
+        who = "all methods" if len(lines) == len(methods) else ", ".join(lines["method"])
+        yield f"Hyperparameters {'by default' if settings == 'default' else settings}: {who}."
 
 
 def _marked(tested: pd.DataFrame) -> dict[tuple[str, str], str]:

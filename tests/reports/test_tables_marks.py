@@ -265,18 +265,25 @@ def test_a_table_says_of_each_method_how_it_was_set_and_what_more_it_saw(results
     text = terminal(with_methods(results, finetune="tuned (20 trials)"))
     panel = text[text.index("Headline") : text.index("Accuracy")]
     letters = {sentence: letter for letter, sentence in re.findall(r"^\[(\w+)\] (.*)$", panel, re.MULTILINE)}
-    default, tuned = letters["hyperparameters: default"], letters["hyperparameters: tuned (20 trials)"]
-    assert default != tuned
-    assert re.match(rf"finetune \[{tuned}(,\w+)*\] ", line_of(text, "finetune"))
-    assert set(re.match(r"camu \[([\w,]+)\]", line_of(text, "camu"))[1].split(",")) == {  # type: ignore[index]
-        default, letters["may use validation data"],
-    }  # fmt: skip
-    assert "[" not in line_of(text, "identity").split("(control)")[0]  # controls have no settings
+    assert re.match(rf"camu \[{letters['may use validation data']}\] ", line_of(text, "camu"))
+    assert re.match(r"finetune  +", line_of(text, "finetune"))
+    notes = " ".join(panel.split())  # lines are wrapped
+    assert "Hyperparameters tuned (20 trials): finetune." in notes
+    by_default = re.search(r"Hyperparameters by default: ([^.]*)\.", notes)
+    assert by_default
+    assert "camu" in by_default[1]
+    assert "finetune" not in by_default[1]
+    assert "identity" not in by_default[1]  # controls have no settings
+
+
+def test_where_hyperparameters_come_from_is_said_in_the_first_panel_alone(results: Results) -> None:
+    text = terminal(with_methods(results, camu="published for mnist, class"))
+    assert text.count("Hyperparameters published for mnist, class: camu.") == 2  # scenarios
 
 
 def test_what_holds_of_every_method_is_said_once(results: Results) -> None:
     text = terminal(with_methods(results))
-    assert text.count("All methods: hyperparameters: default.") == 2  # scenarios
+    assert text.count("Hyperparameters by default: all methods.") == 2  # scenarios
     assert re.match(r"finetune  +", line_of(text, "finetune"))
 
 

@@ -33,7 +33,7 @@ def card(kind: str, name: str) -> str:
     parts = [f"{name} ({kind.removesuffix('s')})", "", text, "", *_table(facts | _facts(plugin))]
     if isinstance(plugin, type) and issubclass(plugin, Configured):
         parts += ["", "parameters:", *(_table(_parameters(plugin)) or ["  none"])]
-    if isinstance(plugin, type) and issubclass(plugin, Method):
+    if isinstance(plugin, type) and issubclass(plugin, Method) and plugin.role == "method":
         parts += ["", "published settings:", *(_table(_published(plugin)) or ["  none"])]
     return "\n".join(parts)
 

@@ -131,16 +131,20 @@ def _verify(kind: str, name: str, plugin: Any) -> None:
     if kind == "methods" and not all(hasattr(plugin, attribute) for attribute in ("paper", "needs")):
         raise RegistryError(f"method '{name}' must declare the class attributes paper and needs")
     if kind == "methods":
-        for entry in plugin.published:
-            _verify_published(name, plugin, entry)
+        _verify_published(name, plugin)
 
 
-def _verify_published(name: str, method: type[spec.Method], entry: Any) -> None:
-    if not isinstance(entry, spec.Published):
-        raise RegistryError(f"method '{name}': published holds {entry!r}: expected unlearnbench.Published entries")
-    what = f"method '{name}', published for {entry}"
-    configure(spec.Published, dataclasses.asdict(entry), what)
-    configure(method, entry.params, what)
+def _verify_published(name: str, method: type[spec.Method]) -> None:
+    seen: set[str] = set()
+    for entry in method.published:
+        if not isinstance(entry, spec.Published):
+            raise RegistryError(f"method '{name}': published holds {entry!r}: expected unlearnbench.Published entries")
+        what = f"method '{name}', published for {entry}"
+        configure(spec.Published, dataclasses.asdict(entry), what)
+        configure(method, entry.params, what)
+        if str(entry) in seen:
+            raise RegistryError(f"{what}: there are two such entries; keep one")
+        seen.add(str(entry))
 
 
 def _verify_metric(name: str, metric: Any) -> None:

@@ -208,9 +208,9 @@ def _expand(name: str, suite: Suite, options: Options) -> Plan:
     pairs = [(s, s) for s in seeds] if paired else [(p, s) for p in split_seeds for s in seeds]
     entries = []
     for scenario_label, table in scenarios.items():
-        name, params = _named({"name": table.get("scenario", scenario_label), **_without(table, "scenario")})
-        rule = build("scenarios", name, params)
-        scenario = Plugin.of(name, rule)
+        named = _named({"name": table.get("scenario", scenario_label), **_without(table, "scenario")})
+        rule = build("scenarios", *named)
+        scenario = Plugin.of(named[0], rule)
         for label, method_table in methods.items():
             kind = _method_class(label, method_table)
             published = nearest(kind, dataset.name, rule.kind)
