@@ -109,6 +109,24 @@ def test_influence_turns_one_direction_only(data: Data) -> None:
     assert abs(F.cosine_similarity(rest, flat_gradient(model, x_r[:1], y_r[:1]), dim=0)) > 1 - 1e-9
 
 
+@pytest.mark.parametrize("wrong", ["", "D_f as it is", "single samples as they are"])
+def test_influence_augments_both_sets_in_all_three_passes(data: Data, wrong: str) -> None:
+    data, model, split = double(data), network(norm=True), split_of(data)
+    method = Influence(alpha=3.0, samples=20, batch_size=64)
+    recipe = Recipe(augment="crop_flip")
+    task, again = (task_of(method, data, split, recipe=recipe) for _ in range(2))
+    result = method.unlearn(deepcopy(model), task)
+    ((x_f, y_f),) = again.forget.batches(64, shuffle=False, augment=not wrong.startswith("D_f"))
+    ((x_r, y_r),) = again.retain.batches(64, shuffle=False)
+    few = again.retain.take(20).batches(1, shuffle=False, augment=not wrong.startswith("single"))
+    v = (flat_gradient(model, x_f, y_f) - flat_gradient(model, x_r, y_r)) / 3
+    expected = shifted(model, 3 * newton(v, [flat_gradient(model, x, y) for x, y in few], 20))
+    if not wrong:
+        return assert_same_parameters(result, expected)
+    with pytest.raises(AssertionError):
+        assert_same_parameters(result, expected)
+
+
 # --- unrolling_sgd ---------------------------------------------------------------------------------------------------
 
 
