@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from unlearnbench import Access, Count, LogUniform, Method, Positive, Task, make_optimizer
+from unlearnbench import Access, Count, LogUniform, Method, Positive, Published, Task, make_optimizer
 
 
 @dataclass(frozen=True)
@@ -23,16 +23,17 @@ class JiT(Method):
     Code read: https://github.com/jwf40/Information-Theoretic-Unlearning, src/lipschitz.py, src/datasets.py,
     src/forget_full_class_main.py, src/forget_random_main.py, src/forget_full_class_strategies.py at f207655.
 
-    Held against: modify_weight of lipschitz.py with its AddGaussianNoise, whole run in float64, with and without
-    BatchNorm, the same noise: equal to the bit. Patched: the draw of the noise and the type of their sums.
+    Held against: modify_weight of src/lipschitz.py with its AddGaussianNoise at f207655, whole run, float64, with and
+    without BatchNorm: equal to the bit. Patched: the draw of the noise, because both sides need the same; the type of
+    their sums, which was float32.
 
     Differences: none with the defaults. The code zeroes the gradients once, before the loop (lipschitz.py, line 280),
     which is why they add up; with ``accumulate`` off each step goes along its own gradient alone. The network is in
     train mode, as there, where BatchNorm sees clean and noisy batches apart. The authors do not augment D_f, nor do we;
     D_r is not used.
 
-    Defaults: the code's, VGG, one class of CIFAR-100: ``noise`` is 0.5 for a class and 0.01 for random samples. A
-    vision transformer has ``lr`` 1.5 and 0.1 and ``noise`` 0.8 and 0.5. All were found with ``accumulate`` on.
+    Defaults: the code's for VGG11 (there named VGG16) and one class of CIFAR-100. A vision transformer has ``lr`` 1.5
+    and ``noise`` 0.8 for a class, 0.1 and 0.5 for random samples. All were found with ``accumulate`` on.
 
     Known failures: the loss is a sum over the batch and its scale is that of the logits, so that ``lr`` must be found
     for each network; the published range alone spans four decades. Too much of it flattens the network everywhere. As
@@ -44,6 +45,20 @@ class JiT(Method):
     needs: ClassVar[Access] = Access.FORGET
     full_precision: ClassVar[bool] = True  # differences of outputs at images that are next to each other
     toy: ClassVar[dict[str, Any]] = {"lr": 2.35e-4, "noise": 0.01, "batch_size": 50}
+    published: ClassVar[tuple[Published, ...]] = (
+        Published(
+            "cifar100",
+            "class",
+            {},
+            "src/cifar100_fullclass_exps_vgg.sh and src/forget_full_class_main.py at f207655, VGG11",
+        ),
+        Published(
+            "cifar10",
+            "random",
+            {"noise": 0.01},
+            "src/cifar10_random_exps_vgg.sh and src/forget_random_main.py at f207655, VGG11",
+        ),
+    )
 
     lr: Annotated[Positive, LogUniform(1e-5, 2.0)] = 3e-4
     noise: Annotated[Positive, LogUniform(0.01, 1.0)] = 0.5

@@ -19,13 +19,20 @@ class LFSSD(Method):
     Objective: none is minimised. Ω(D) is the mean over batches of |∇ mean_x ‖f(x; θo)‖₂²|, element by element, f the
     logits; where Ω(D_f) > α·Ω(D_r ∪ D_f) a weight is multiplied by min(λ·Ω(D_r ∪ D_f) / Ω(D_f), 1).
 
-    Code read: only in a port: https://github.com/abdulmuizz0903/UnAct, SSD/lfssd.py at 70a4439, beside the authors' SSD
-    (`SSD`).
+    Code read: https://github.com/if-loops/selective-synaptic-dampening, README.md, which says what to change in its
+    SSD, and src/datasets.py at cdfdc0e; that change is made in https://github.com/jwf40/Information-Theoretic-Unlearning,
+    src/lipschitz.py (calc_importance) at f207655, by the same authors.
 
-    Differences: none known to the port. Without labels D_r is taken as it comes, also where a class is forgotten: in
-    the authors' scripts for SSD it comes class by class.
+    Held against: ssd_tuning of src/forget_full_class_strategies.py and of src/forget_random_strategies.py with
+    ParameterPerturber of src/ssd.py at cdfdc0e, its calc_importance from lipschitz.py at f207655, whole run, float64,
+    with and without BatchNorm: 1e-16. Patched: D_r in our order, because theirs is sorted by labels where a class is
+    forgotten; a name in the second that hides a module; no evaluation afterwards.
 
-    Defaults: those of `SSD`; of the paper only the abstract was read.
+    Differences: without labels D_r is taken as it comes, also where a class is forgotten; in the authors' scripts for
+    SSD it comes class by class, which makes Ω(D_r ∪ D_f) larger on the whole, so that fewer weights are selected. The
+    authors augment neither D_f nor D_r, nor do we.
+
+    Defaults: those of `SSD`: the README names no others, and of the paper only the abstract was read.
 
     Known failures: as of `SSD`: Ω(D_f)/Ω(D) is at most |D|/|D_f| for means over samples, though not of batches, so that
     α 10 selects next to nothing where a tenth of the data or more is forgotten; in digits-all every accuracy stayed
