@@ -7,7 +7,19 @@ from typing import Annotated, Any, ClassVar
 
 from torch import nn
 
-from unlearnbench import Access, Count, Fraction, LogUniform, Method, NonNegative, Positive, Recipe, Task, train
+from unlearnbench import (
+    Access,
+    Count,
+    Fraction,
+    LogUniform,
+    Method,
+    NonNegative,
+    Positive,
+    Published,
+    Recipe,
+    Task,
+    train,
+)
 
 
 @dataclass(frozen=True)
@@ -19,16 +31,15 @@ class FineTune(Method):
     Code read: https://github.com/OPTML-Group/Unlearn-Sparse, unlearn/impl.py at 0742c24, which all its methods share,
     dataset.py and arg_parser.py at 80ba55d.
 
-    Held against: FT in iterative_unlearn, unlearn/FT.py and impl.py at 80ba55d, whole run of four epochs in float64,
-    with and without BatchNorm: 6e-17. Patched: devices, no shuffling.
+    Held against: FT in iterative_unlearn, unlearn/FT.py and impl.py at 80ba55d, whole run of 4 epochs, float64, with
+    and without BatchNorm: 6e-17. Patched: devices, and shuffling, because both sides need the same batches.
 
     Differences: none known in arithmetic. Their schedule drops the rate first at epoch 91, so that it is constant here.
     The authors augment D_r (crop and flip on CIFAR, nothing on SVHN), and so do we wherever the recipe does; D_f is not
     used.
 
-    Defaults: Unlearn-Sparse's (Jia et al. 2023, 2304.04934): SGD .01, momentum .9, weight decay 5e-4, batch 256 and 10
-    epochs, for ResNet-18 on CIFAR-10. 256 is its parser's; Table A1 of the paper is said to have 128, and an author
-    answers that the default was used (issue 4).
+    Defaults: Unlearn-Sparse's (Jia et al. 2023, 2304.04934). The batch is its parser's; Table A1 of the paper is said
+    to have 128, and an author answers that the default was used (issue 4).
 
     Known failures: nothing in the objective pushes D_f out: in digits-all, class-8, the class stays recognised. In
     cifar10-small-tuned, class-0, where it goes, much of the retain accuracy goes with it.
@@ -37,6 +48,14 @@ class FineTune(Method):
     paper: ClassVar[str] = "Golatkar et al. 2020, 1911.04933 (as a baseline)"
     needs: ClassVar[Access] = Access.RETAIN | Access.LABELS
     toy: ClassVar[dict[str, Any]] = {"lr": 0.03, "weight_decay": 0.05, "batch_size": 32, "epochs": 5}
+    published: ClassVar[tuple[Published, ...]] = (
+        Published(
+            "cifar10",
+            "class",
+            {},
+            "README.MD and arg_parser.py (class 0, its 4,500 samples) of Unlearn-Sparse at 80ba55d, ResNet-18",
+        ),
+    )
 
     lr: Annotated[Positive, LogUniform(1e-4, 1e-1)] = 0.01
     momentum: Fraction = 0.9
