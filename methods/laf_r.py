@@ -23,10 +23,14 @@ class LAFR(LAF):
     Code read: https://github.com/ShaofeiShen768/LAF, VUnlearning.py (classifier_unlearning) at bda3694, and what `laf`
     cites.
 
-    Differences: none known. No notebook of that code calls the function.
+    Held against: classifier_unlearning of VUnlearning.py at bda3694, whole run of 5 epochs after the whole run of
+    `laf`, float64, with and without BatchNorm, samples at random and a class: 5e-12. Patched: as for `laf`.
 
-    Defaults: those of `laf`. Rate and epochs of the repair are ours: neither code nor hyperparameter.md gives them, and
-    the paper's text was not read.
+    Differences: none known. D_r is augmented in the repair too, there as here. No notebook of that code calls the
+    function.
+
+    Defaults: those of `laf`, which stand in ``published`` too. Rate and epochs of the repair are ours everywhere:
+    neither code nor hyperparameter.md gives them, and the paper's text was not read.
 
     Known failures: as `laf`. What the encoder still separates, the head finds again only if D_r holds its class.
     """
