@@ -20,6 +20,8 @@ class Collapse(Method):
 
     Code read: none needed.
 
+    Held against: nothing: a control, without a code of authors to compare with.
+
     Differences: others bring it about by gradient ascent until chance; set by hand it is the same for every network.
 
     Defaults: no hyperparameters.

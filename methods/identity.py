@@ -18,6 +18,8 @@ class Identity(Method):
 
     Code read: none needed.
 
+    Held against: nothing: a control, without a code of authors to compare with.
+
     Differences: none.
 
     Defaults: no hyperparameters.

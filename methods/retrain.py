@@ -18,7 +18,9 @@ class Retrain(Method):
 
     Code read: none needed.
 
-    Differences: none.
+    Held against: nothing: the oracle is the original's own training, and no authors' code stands for it.
+
+    Differences: none. D_r is augmented as in the original's training.
 
     Defaults: no hyperparameters.
 

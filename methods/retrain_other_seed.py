@@ -18,7 +18,9 @@ class RetrainOtherSeed(Method):
 
     Code read: none needed.
 
-    Differences: none.
+    Held against: nothing: a control, without a code of authors to compare with.
+
+    Differences: none. D_r is augmented as in the original's training.
 
     Defaults: no hyperparameters.
 
