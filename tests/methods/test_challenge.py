@@ -19,14 +19,24 @@ from unlearnbench_methods.msg import MSG, warm_up_and_decay
 
 from unlearnbench.data.split import Split
 from unlearnbench.data.tensors import Data
+from unlearnbench.plan.cells import Recipe
 from unlearnbench.plan.registry import build
-from unlearnbench.plan.spec import Access
+from unlearnbench.plan.spec import Access, Method
 from unlearnbench.training.models import Classifier
 
 
 def sets(data: Data, split: Split) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return (data.x_train[split.forget], data.y_train[split.forget], data.x_train[split.retain],
             data.y_train[split.retain])  # fmt: skip
+
+
+@pytest.mark.parametrize("method", [FCS(batch_size=20, forget_batch_size=10), MSG(batch_size=20), CFW(batch_size=20)])
+def test_images_are_taken_as_they_are_whatever_the_recipe(data: Data, method: Method) -> None:
+    """The challenge's loaders do not augment, and the port's give the images of the test."""
+    data, model = double(data), network()
+    split, augmenting = split_of(data, RANDOM), Recipe(augment="crop_flip")
+    plain = method.unlearn(deepcopy(model), task_of(method, data, split))
+    assert_same_parameters(method.unlearn(model, task_of(method, data, split, recipe=augmenting)), plain)
 
 
 # --- fcs -------------------------------------------------------------------------------------------------------------
