@@ -23,13 +23,26 @@ from unlearnbench_methods.steps import reset_layer
 
 from unlearnbench.data.split import Split
 from unlearnbench.data.tensors import Data
+from unlearnbench.plan.cells import Recipe
 from unlearnbench.plan.registry import build
-from unlearnbench.plan.spec import Access
+from unlearnbench.plan.spec import Access, Method
 from unlearnbench.training.models import Classifier
 
 
 def cnn() -> Classifier:
     return build("models", "cnn", {}).build((1, 8, 8), 3).eval()
+
+
+@pytest.mark.parametrize(
+    "method", [PRMQ(batch_size=20), CT(batch_size=20), KDE(batch_size=20), RNI(layers=2, batch_size=20)]
+)
+def test_images_are_taken_as_they_are_whatever_the_recipe(data: Data, method: Method) -> None:
+    """The challenge's loaders do not augment, and the port's give the images of the test."""
+    data, model = double(data), network()
+    data = replace(data, x_validation=data.x_validation.double())
+    split, augmenting = split_of(data, RANDOM), Recipe(augment="crop_flip")
+    plain = method.unlearn(deepcopy(model), task_of(method, data, split))
+    assert_same_parameters(method.unlearn(model, task_of(method, data, split, recipe=augmenting)), plain)
 
 
 # --- ct --------------------------------------------------------------------------------------------------------------
@@ -255,16 +268,16 @@ def test_kde_defaults() -> None:
 def record(method: RNI, model: nn.Module, data: Data, patch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """Of each epoch the learning rate, what is trained, and the parameters before and after it; first, the start."""
     epochs: list[dict[str, Any]] = [{"after": state(model)}]
-    tune = rni.descent_pass
+    tune = rni.tune
 
-    def watched(net: nn.Module, samples: Any, batch_size: int, optimizer: Any, lr: float) -> None:
+    def watched(net: nn.Module, samples: Any, batch_size: int, optimizer: Any) -> None:
         held = {id(p) for group in optimizer.param_groups for p in group["params"]}
         trained = {name for name, p in net.named_parameters() if id(p) in held}
-        epochs.append({"lr": lr, "trained": trained, "before": state(net)})
-        tune(net, samples, batch_size, optimizer, lr)
+        epochs.append({"lr": optimizer.param_groups[0]["lr"], "trained": trained, "before": state(net)})
+        tune(net, samples, batch_size, optimizer)
         epochs[-1]["after"] = state(net)
 
-    patch.setattr(rni, "descent_pass", watched)
+    patch.setattr(rni, "tune", watched)
     method.unlearn(model, task_of(method, data, split_of(data)))
     return epochs
 
