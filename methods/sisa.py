@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from unlearnbench import Access, Count, Method, Published, Task, train
+from unlearnbench import Access, Count, Method, Task, train
 
 
 class Ensemble(nn.Module):
@@ -79,14 +79,6 @@ class SISA(Method):
     paper: ClassVar[str] = "Bourtoule et al. 2021, Machine Unlearning, 1912.03817"
     needs: ClassVar[Access] = Access.TRAINING | Access.LABELS
     toy: ClassVar[dict[str, Any]] = {"shards": 2, "slices": 2}
-    published: ClassVar[tuple[Published, ...]] = (
-        Published(
-            "purchase",
-            "random",
-            {"slices": 1},
-            "example-scripts/purchase-sharding/README.txt and train.sh at 50a3ada, a fully connected network",
-        ),
-    )
 
     shards: Count = 5
     slices: Count = 5
