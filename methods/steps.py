@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from copy import deepcopy
 
 import torch
@@ -73,17 +73,6 @@ def mean_gradient(model: nn.Module, samples: Samples, batch_size: int) -> dict[s
     found = {n: torch.zeros_like(p) if p.grad is None else p.grad.clone() for n, p in model.named_parameters()}
     model.zero_grad()
     return found
-
-
-def descent_pass(
-    model: nn.Module, samples: Samples, batch_size: int, optimizer: torch.optim.Optimizer, lr: float,
-    loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
-) -> None:  # fmt: skip
-    """One pass over ``samples`` down ``loss(logits, labels)`` at learning rate ``lr``."""
-    for group in optimizer.param_groups:
-        group["lr"] = lr
-    for x, y in samples.batches(batch_size):
-        descend(optimizer, loss(model(x), y))
 
 
 @torch.no_grad()
