@@ -14,7 +14,7 @@ from unlearnbench_methods import gkt, scar
 from unlearnbench_methods.gkt import GKT, build_generator
 from unlearnbench_methods.scar import SCAR
 
-from unlearnbench.data.tensors import Data
+from unlearnbench.data.tensors import Counter, Data, Samples
 from unlearnbench.plan.spec import Access
 from unlearnbench.training.loop import Diverged
 from unlearnbench.training.models import Classifier
@@ -113,9 +113,16 @@ def inverse(covariance: np.ndarray) -> Tensor:
 
 
 def scar_reference(
-    model: Classifier, task: Task, x: Tensor, y: Tensor, *, swapped: bool = False, nearest_of_all: bool = False
+    model: Classifier,
+    task: Task,
+    x: Tensor,
+    y: Tensor,
+    *,
+    swapped: bool = False,
+    nearest_of_all: bool = False,
+    in_turn: bool = False,
 ) -> Classifier:
-    """Three epochs of two steps: one batch to forget, surrogates in turn."""
+    """Three epochs of two steps: one batch to forget, surrogates in turn or, for random samples, drawn."""
     original, model, gone = deepcopy(model).eval(), deepcopy(model), list(task.forget_classes)
     means, covariances = task.statistics
     centres, inverses = transformed(means), [inverse(c.numpy()) for c in covariances]
@@ -129,12 +136,17 @@ def scar_reference(
     for i, label in enumerate(y):
         table[i, [] if nearest_of_all else [int(label), *gone]] = torch.inf
     nearest = table.argmin(1)
-    images = task.surrogate("noise", 2 * len(x)).images()
+    images, rng = task.surrogate("noise", 2 * len(x)).images(), task.generator("surrogates")
+    seen = [int(c) for c in original(images).argmax(1)]
+    rarity = torch.tensor([1 / seen.count(c) if seen.count(c) >= 3 else 1 / 5 for c in seen])
+    turns = [images[: len(x)], images[len(x) :]]
     adam = torch.optim.Adam(model.parameters(), lr=0.01)
     weights = torch.ones(3)
     model.train()
     for _ in range(3):
-        for s in (images[: len(x)], images[len(x) :]):
+        for turn in turns:
+            drawn = gone or in_turn or torch.multinomial(rarity, len(x), replacement=True, generator=rng)
+            s = images[drawn] if isinstance(drawn, Tensor) else turn
             h = model.encode(x)
             away = torch.stack([distance(h[i : i + 1], int(c))[0] for i, c in enumerate(nearest)])
             with torch.no_grad():
@@ -165,9 +177,20 @@ def test_scar_is_its_reference_parameter_by_parameter(data: Data, scenario: tupl
     task._sets["validation"] = task.forget  # its accuracy is not reached from above: no early end
     result = method.unlearn(deepcopy(model), task)
     assert_same_parameters(result, scar_reference(model, task, x, y))
-    for mistake in ({"swapped": True}, {"nearest_of_all": True}):
+    mistakes = [{"swapped": True}, {"nearest_of_all": True}] + [{"in_turn": True}] * (scenario == RANDOM)
+    for mistake in mistakes:
         with pytest.raises(AssertionError):
             assert_same_parameters(result, scar_reference(model, task, x, y, **mistake))
+
+
+@pytest.mark.usefixtures("float64")
+def test_scar_forgets_the_same_batches_in_every_epoch(data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
+    met: list[list[int]] = []
+    monkeypatch.setattr(SCAR, "nearest_wrong", lambda _self, _h, y, *_: torch.arange(len(y)))
+    monkeypatch.setattr(SCAR, "distance", lambda _self, h, near, *_: met.append(near.tolist()) or h.sum(1))
+    method, split = SCAR(surrogates=32, surrogate_steps=1, batch_size=20, epochs=2), split_of(data)
+    method.unlearn(network(), task_of(method, double(data), split))
+    assert met == [list(range(20)), list(range(20, 32))] * 2
 
 
 @pytest.mark.usefixtures("float64")
@@ -180,6 +203,22 @@ def test_scar_ends_in_its_third_epoch_where_all_is_forgotten(data: Data, monkeyp
     method = SCAR(surrogates=64, surrogate_steps=4)
     method.unlearn(network(), task_of(method, double(data), split))
     assert len(steps) == 4 + 4 + 1
+
+
+@pytest.mark.usefixtures("float64")
+def test_scar_gives_rare_classes_of_surrogates_as_much_weight(data: Data) -> None:
+    method = SCAR()
+    task = task_of(method, double(data), split_of(data, RANDOM))
+    images = torch.zeros(400, 1, 8, 8)
+    images[:, 0, 0, 0] = torch.tensor([0.0] * 300 + [1.0] * 99 + [2.0])
+
+    class First(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return nn.functional.one_hot(x[:, 0, 0, 0].long(), 3).double()
+
+    draws = scar.balanced(Samples(images, None, 0, None, Counter()), First(), 5000, task)
+    shares = next(draws)[0][:, 0, 0, 0].long().bincount() / 5000
+    torch.testing.assert_close(shares, torch.tensor([1, 1, 1 / 5]) / 2.2, atol=0.03, rtol=0)
 
 
 def test_scar_defaults_are_the_authors() -> None:
