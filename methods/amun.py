@@ -18,6 +18,7 @@ from unlearnbench import (
     Method,
     NonNegative,
     Positive,
+    Published,
     Task,
     chunks,
     make_optimizer,
@@ -36,28 +37,39 @@ class AMUN(Method):
     x*.
 
     Code read: https://github.com/Ali-E/AMUN, AMUN_all_in_one.py at 6dc29ab, pgdl2_modified.py, build_advdataset.py and
-    hyperparam_tune.py at 7282329, helper.py at 9e341a9. Held against train of adversarial_unlearn.py at 9e341a9 (as of
-    November 2026): whole run of 6 epochs on equal batches of D_r, D_f and D_a, with and without BatchNorm, largest
-    difference 1e-17, float64; patched in theirs: its loader gives our batches, float() is double(). Held against PGDL2
-    of pgdl2_modified.py at 9e341a9: whole attack, largest difference 6e-15 of a pixel from 0 to 1, float64, where
-    theirs does not add 1e-10 to the length of the gradient, and 4e-9 where it does.
+    hyperparam_tune.py at 7282329, helper.py and adversarial_unlearn.py at 9e341a9.
+
+    Held against: train of adversarial_unlearn.py at 9e341a9, whole run of 6 epochs on equal batches of D_r, D_f and
+    D_a, with and without BatchNorm, float64: 1e-17. Patched: its loader gives our batches; float() is double(). PGDL2
+    of pgdl2_modified.py at 9e341a9, whole attack, float64: 6e-15 of a pixel from 0 to 1. Patched: the 1e-10 that it
+    adds to the length of the gradient is left out (4e-9 with it).
 
     Differences: pixels there are from 0 to 1; here the ends of that range are taken from the smallest and largest value
     of each channel in D_f. A radius past the diagonal of all images ends the search, and the likeliest other class is
-    taken. Where the recipe augments, it does so to D_a as well; theirs crops and flips D_r and D_f, and D_a only if
-    asked. Its forms without D_f, without D_r and with SalUn's mask are left out.
+    taken. The authors crop and flip D_r and D_f, but not D_a; so do we where the recipe augments. Their forms without
+    D_f, without D_r and with SalUn's mask are left out.
 
-    Defaults: those of hyperparam_tune.py, for 10% of CIFAR-10 and ResNet-18. The script that does all in one go has lr
-    .05, and starts from a radius of 0.01 for 50 samples, for the others from the median of what these needed.
+    Defaults: those of hyperparam_tune.py. The script that does all in one go has lr .05, and starts from a radius of
+    0.01 for 50 samples, for the others from the median of what these needed.
 
     Known failures: it cannot forget a class, whose samples stay in the training set with their labels (on digits its
     accuracy stayed at 100%): it is for single samples. The rate decides between no effect and a loss everywhere.
     """
 
     paper: ClassVar[str] = "Ebrahimpour-Boroojeny et al. 2025, AMUN, ICML 2025, 2503.00917"
+    version: ClassVar[int] = 2
     needs: ClassVar[Access] = Access.FORGET | Access.RETAIN | Access.LABELS
     scenarios: ClassVar[tuple[str, ...] | None] = ("random", "indices")
     toy: ClassVar[dict[str, Any]] = {"lr": 0.005, "batch_size": 32, "step": 9, "epochs": 9}
+    published: ClassVar[tuple[Published, ...]] = (
+        Published("cifar10", "random", {}, "README.md and hyperparam_tune.py at 9e341a9, 10% and ResNet-18"),
+        Published(
+            "tiny-imagenet",
+            "random",
+            {"batch_size": 256},
+            "README.md, hyperparam_tune.py and adversarial_unlearn.py at 9e341a9, 10% and ResNet-18",
+        ),
+    )
 
     lr: Annotated[Positive, LogUniform(1e-4, 1e-1)] = 0.01
     step: Annotated[Count, LogUniform(1, 10)] = 1
@@ -71,15 +83,16 @@ class AMUN(Method):
     def unlearn(self, model: nn.Module, task: Task) -> nn.Module:
         x, y = task.forget.images(), task.forget.labels
         found, wrong = self.nearest_adversaries(frozen(model), x, y)
-        samples = task.retain.replace(
-            torch.cat([task.retain.images(), x, found]), torch.cat([task.retain.labels, y, wrong])
-        )
+        images = torch.cat([task.retain.images(), x, found])
+        samples = task.retain.replace(images, torch.cat([task.retain.labels, y, wrong]))
+        attacked = torch.arange(len(images), device=x.device) >= len(images) - len(found)
         optimizer = make_optimizer(model.parameters(), "sgd", self.lr, self.momentum, self.weight_decay)
         model.train()
         for epoch in range(self.epochs):
             optimizer.param_groups[0]["lr"] = self.lr * 0.1 ** (epoch // self.step)
-            for x, y in samples.batches(self.batch_size):
-                descend(optimizer, F.cross_entropy(model(x), y))
+            for x, y, clean, stays in samples.batches(self.batch_size, extra=(images, attacked)):
+                mixed = torch.where(stays[:, None, None, None], _resized(clean, x), x) if samples.augmented else x
+                descend(optimizer, F.cross_entropy(model(mixed), y))
         return model
 
     def nearest_adversaries(self, original: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
@@ -105,3 +118,8 @@ class AMUN(Method):
                 found[left] = within(found[left] + radius / 10 * upwards[right], clean[left], radius)
             radius *= 2
         return found
+
+
+def _resized(x: Tensor, like: Tensor) -> Tensor:
+    """``x`` as large as ``like``: some augmentations change the size."""
+    return x if x.shape == like.shape else F.interpolate(x, like.shape[2:], mode="bilinear")

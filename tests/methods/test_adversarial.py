@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from copy import deepcopy
+from typing import Literal
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from unlearnbench_methods.l2ul import L2UL, unimportance
 from unlearnbench_methods.steps import frozen, other_labels, within
 
 from unlearnbench.data.tensors import Counter, Data, Samples
+from unlearnbench.plan.cells import Recipe
 from unlearnbench.plan.spec import Access
 from unlearnbench.training.models import Classifier
 
@@ -92,6 +94,37 @@ def test_amun_trains_on_retain_forget_and_adversaries_with_a_falling_rate(exact:
     for mistake in ({"decay": 1.0}, {"without": 1}, {"without": 2}):
         with pytest.raises(AssertionError):
             assert_same_parameters(result, amun_reference(model, sets, **mistake))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("recipe", ["crop_flip", "resized_crop_flip"])
+def test_amun_augments_what_it_was_given_but_not_the_adversaries(
+    data: Data, recipe: Literal["crop_flip", "resized_crop_flip"]
+) -> None:
+    size = 8 if recipe == "crop_flip" else 12  # resized_crop_flip gives larger images
+    seen: list[Tensor] = []
+
+    class Watch(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = network(dtype=torch.float32)
+
+        def forward(self, x: Tensor) -> Tensor:
+            if self.training:
+                seen.extend(x)
+            return self.inner(F.interpolate(x, (8, 8), mode="bilinear"))
+
+    split, method = split_of(data, RANDOM), amun_attack()
+    x, y = data.x_train[split.forget], data.y_train[split.forget]
+    found, _ = method.nearest_adversaries(frozen(Watch()), x, y)
+    given = F.interpolate(torch.cat([data.x_train[split.retain], x]), (size, size), mode="bilinear")
+    found = F.interpolate(found, (size, size), mode="bilinear")
+    method.unlearn(Watch(), task_of(method, data, split, recipe=Recipe(augment=recipe, image_size=size)))
+
+    def as_they_were(images: Tensor) -> int:
+        return sum(any(torch.allclose(image, other, atol=1e-5) for other in seen) for image in images)
+
+    assert as_they_were(found) == len(found)
+    assert as_they_were(given) < len(given) / 2
 
 
 def test_what_leaves_the_ball_comes_back_to_its_surface() -> None:
