@@ -20,6 +20,7 @@ from unlearnbench import (
     Method,
     NonNegative,
     Positive,
+    Published,
     Task,
     make_optimizer,
     schedule,
@@ -36,25 +37,32 @@ class UAM(Method):
     so that BatchNorm normalises both together. The smaller set is cycled beside the larger.
 
     Code read: https://github.com/Harry24k/machine-unlearning-pytorch, torchunlearn/optim/minimizer.py,
-    torchunlearn/utils/data.py (MergedLoaders) and README.md at 405bab1. Held against UAM of
-    torchunlearn/optim/minimizer.py at 405bab1: whole run of 12 steps on equal pairs of batches, with and without
-    BatchNorm, largest difference 2e-16, float64.
+    torchunlearn/utils/data.py (MergedLoaders), README.md and demo.ipynb at 405bab1.
+
+    Held against: UAM of torchunlearn/optim/minimizer.py at 405bab1, whole run of 12 steps on equal pairs of batches,
+    with and without BatchNorm, float64: 2e-16. Patched: nothing.
 
     Differences: the paper's update multiplies the retain gradient by I - γP_f, P_f a projection made of the forget
     gradient (seen only in a summary of the paper); the public code takes γ and does nothing with it, and is followed.
-    It adds and subtracts ε; here θ is put back exactly. It shuffles once an epoch for both sets, we once a pass of
-    each.
+    It adds and subtracts ε; here θ is put back exactly. It leaves out last smaller batches, and in each epoch repeats
+    the batches of the first pass of the smaller set; here each pass has an order of its own. Where random samples are
+    forgotten it does not shuffle at all. The authors augment both sets for a class and neither for random samples, and
+    so do we where the recipe augments.
 
-    Defaults: SGD .01, momentum .9, weight decay 5e-4, batch 128 and 5 epochs as in the authors' README for CIFAR-10 and
-    ResNet-18. It leaves rho open; .2 is ours.
+    Defaults: the authors', but for rho, which their README leaves open: .2 is ours.
 
     Known failures: rho alone decides: too small it is fine-tuning, too large the gradient belongs to a network that no
     longer knows anything.
     """
 
     paper: ClassVar[str] = "Kim et al. 2025, Unlearning-Aware Minimization, NeurIPS 2025"
+    version: ClassVar[int] = 2
     needs: ClassVar[Access] = Access.FORGET | Access.RETAIN | Access.LABELS
     toy: ClassVar[dict[str, Any]] = {"rho": 1.0, "lr": 0.02, "batch_size": 32, "epochs": 20}
+    published: ClassVar[tuple[Published, ...]] = (
+        Published("cifar10", "random", {}, "README.md at 405bab1, ResNet-18 (all but rho)"),
+        Published("cifar10", "class", {}, "README.md at 405bab1, ResNet-18 (all but rho)"),
+    )
 
     rho: Annotated[Positive, LogUniform(0.01, 10)] = 0.2
     lr: Annotated[Positive, LogUniform(1e-4, 1e-1)] = 0.01
@@ -66,9 +74,12 @@ class UAM(Method):
     def unlearn(self, model: nn.Module, task: Task) -> nn.Module:
         optimizer = make_optimizer(model.parameters(), "sgd", self.lr, self.momentum, self.weight_decay)
         steps = self.epochs * math.ceil(max(len(task.forget), len(task.retain)) / self.batch_size)
-        pairs = zip(endless(task.forget, self.batch_size), endless(task.retain, self.batch_size), strict=True)
+        forget, retain = (
+            endless(samples, self.batch_size, augment=bool(task.forget_classes))
+            for samples in (task.forget, task.retain)
+        )
         model.train()
-        for step, ((x_f, y_f), (x_r, y_r)) in enumerate(islice(pairs, steps)):
+        for step, ((x_f, y_f), (x_r, y_r)) in enumerate(islice(zip(forget, retain, strict=True), steps)):
             optimizer.zero_grad()
             F.cross_entropy(model(torch.cat([x_f, x_r]))[: len(x_f)], y_f).backward()
             before = climb(model, self.rho * schedule("cosine", step / steps))

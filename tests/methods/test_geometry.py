@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from method_cases import RANDOM, assert_same_parameters, double, network, split_of, task_of
+from method_cases import CLASS, RANDOM, assert_same_parameters, double, network, split_of, task_of
 from torch import Tensor, nn
 from torch.nn import functional as F
 from unlearnbench_methods.influence import Influence
@@ -258,6 +258,15 @@ def test_uam_is_its_reference_parameter_by_parameter(data: Data, norm: bool, sce
     for bug in bugs + ["forget batch alone"] * norm:
         with pytest.raises(AssertionError):
             assert_same_parameters(result, uam_reference(model, data, split, method, bug))
+
+
+@pytest.mark.parametrize(("scenario", "augments"), [(CLASS, True), (RANDOM, False)], ids=["class", "random"])
+def test_uam_augments_for_a_class_alone(data: Data, scenario: tuple[str, Any], augments: bool) -> None:
+    method, model, seen = UAM(batch_size=32, epochs=1), network(dtype=torch.float32), list[Tensor]()
+    model.register_forward_pre_hook(lambda _, args: seen.extend(args[0]))
+    method.unlearn(model, task_of(method, data, split_of(data, scenario), recipe=Recipe(augment="crop_flip")))
+    known = [any(torch.equal(image, x) for x in data.x_train) for image in seen]
+    assert (sum(known) < len(known) / 2) if augments else all(known)
 
 
 # --- negmerge --------------------------------------------------------------------------------------------------------
