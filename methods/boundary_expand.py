@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from unlearnbench_methods.steps import descend, weight_layers
 
-from unlearnbench import Access, Count, Fraction, LogUniform, Method, Positive, Task, make_optimizer
+from unlearnbench import Access, Count, Fraction, LogUniform, Method, Positive, Published, Task, make_optimizer
 
 
 @dataclass(frozen=True)
@@ -25,13 +25,14 @@ class BoundaryExpand(Method):
     Code read: https://github.com/TY-LEE-KR/Boundary-Unlearning-Code, boundary_unlearning.py, models.py, utils.py,
     main.py at 86c2f1f (a copy of the authors' archive, which has no repository of its own).
 
-    Held against: boundary_expanding, whole run in float64 with BatchNorm, the same new row: 6e-17. Patched: sizes, rate
-    and epochs, nothing saved.
+    Held against: boundary_expanding of boundary_unlearning.py at 86c2f1f, whole run of two epochs, float64, with
+    BatchNorm, an equal new row: 6e-17. Patched: the sizes of the network; the rate, so that more moves; nothing is
+    saved.
 
     Differences: none known. Its network is in eval mode from the test before, and its loop calls train() after the
     forward pass of a batch: hence the first step. The authors do not augment D_f, nor do we; D_r is not used.
 
-    Defaults: the code's, for one class of CIFAR-10 and an All-CNN trained at rate 0.01.
+    Defaults: the code's; its networks were trained at rate 0.01.
 
     Known failures: as the row is dropped, a sample may fall back to its old class; where the forget samples are of all
     classes the new one is a constant, which only the new row has to learn.
@@ -41,6 +42,9 @@ class BoundaryExpand(Method):
     version: ClassVar[int] = 3
     needs: ClassVar[Access] = Access.FORGET
     toy: ClassVar[dict[str, Any]] = {"lr": 3e-4}
+    published: ClassVar[tuple[Published, ...]] = (
+        Published("cifar10", "class", {}, "main.py and boundary_unlearning.py at 86c2f1f, their All-CNN"),
+    )
 
     lr: Annotated[Positive, LogUniform(1e-6, 1e-1)] = 1e-5
     momentum: Fraction = 0.9

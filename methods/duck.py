@@ -21,10 +21,13 @@ from unlearnbench import (
     Method,
     NonNegative,
     Positive,
+    Published,
     Task,
     chunks,
     make_optimizer,
 )
+
+SOURCE = "src/opts.py at 0961e3a"
 
 
 @dataclass(frozen=True)
@@ -34,30 +37,30 @@ class DUCK(Method):
     Objective: h is the representation, c_k the mean of h_θo over class k in a sample of D_r (50 batches). Each x of
     D_f, in batches of fixed order, keeps the k ≠ y whose c_k was nearest when its batch was first met. (1) For each
     batch of D_f, with ``retain_batches`` batches of D_r, by Adam: minimise λ_f·mean(1 - cos(h(x), c_k)) +
-    λ_r·CE(f(D_r)/T), the rate halved after 25 and 40 epochs, until the accuracy on D_f is below ``target`` (classes)
-    or below the original's on the validation set (else). (2) Two epochs of recovery by a second Adam at 1e-4 with
-    cosine decay: λ_f/10·mean(1 - cos) + CE(f(D_r)/T), D_r in batches of 512; classes: the first batch of D_f beside a
-    pass over D_r; else every batch of D_f beside 20 of D_r.
+    λ_r·CE(f(D_r)/T), the rate halved after 25 and 40 epochs, until the accuracy on D_f is below ``target`` (classes) or
+    below the original's on the validation set (else). (2) Two epochs of recovery by a second Adam at 1e-4 with cosine
+    decay: λ_f/10·mean(1 - cos) + CE(f(D_r)/T), D_r in batches of 512; classes: the first batch of D_f beside a pass
+    over D_r; else every batch of D_f beside 20 of D_r.
 
     Code read: https://github.com/OcraM17/DUCK, src/Unlearning_methods.py (DUCK.run), src/opts.py, src/main_def.py,
     src/dsets.py at 0961e3a.
 
-    Held against: DUCK.run, whole run of five epochs with recovery in float64, classes and random samples, with and
-    without BatchNorm: 3e-14. Patched: the places named below but the stopping rule, which was told its accuracies; last
-    smaller batches kept.
+    Held against: DUCK.run of src/Unlearning_methods.py at 0961e3a, whole run of five epochs with recovery, float64,
+    classes and random samples, with and without BatchNorm: 3e-14. Patched: the first three places named below, which
+    are not followed; both were told the same accuracies; its loaders give our batches.
 
-    Differences: four places of the code are not followed. Where a class is gone it numbers the centroids without it
-    and still compares those numbers with labels; here centroids know their class. It lists nearest centroids for every
-    step of the first epoch and later looks them up by batch of D_f; here they are kept as in its run_bias. At the
-    first step of each batch of D_f in the recovery it takes the nearest centroid again, and goes back to the first list
-    for all others; here the first choice is kept throughout. It stops by the accuracy on the test set where random
-    samples are forgotten; here by the validation set. Its batch_fgt_ret_ratio, 40, is one less than the batches it
-    takes. Last smaller batches are kept everywhere, and label smoothing for Tiny-ImageNet is left out. The authors
-    augment neither D_f nor D_r, nor do we: for the recovery they set a transform with crop and flip, but on the Subset
-    around D_r, which does not look at it.
+    Differences: four places of the code are not followed. Where a class is gone it numbers the centroids without it and
+    still compares those numbers with labels; here centroids know their class. It lists nearest centroids for every step
+    of the first epoch and later looks them up by batch of D_f; here they are kept as in its run_bias. At the first step
+    of each batch of D_f in the recovery it takes the nearest centroid again, and goes back to the first list for all
+    others; here the first choice is kept throughout. It stops by the accuracy on the test set where random samples are
+    forgotten; here by the validation set. Its batch_fgt_ret_ratio, 40, is one less than the batches it takes. Last
+    smaller batches are kept everywhere, and label smoothing for Tiny-ImageNet is left out. The authors augment neither
+    D_f nor D_r, nor do we: for the recovery they set a transform with crop and flip, but on the Subset around D_r,
+    which does not look at it.
 
-    Defaults: its own for a class of CIFAR-10 and ResNet-18 (``retain_batches`` 6 for CIFAR-100 and Tiny-ImageNet).
-    Up to 200 epochs, but it stops by itself.
+    Defaults: those of its parser, with as many batches of D_r as for CIFAR-10. Up to 200 epochs, but it stops by
+    itself.
 
     Known failures: where the accuracy on D_f does not fall that far it takes all of its epochs. The recovery can undo
     what was forgotten, above all random samples: in digits-all, random-10, nearly all of them are known again.
@@ -68,6 +71,16 @@ class DUCK(Method):
     version: ClassVar[int] = 2
     needs: ClassVar[Access] = Access.FORGET | Access.RETAIN | Access.LABELS | Access.VALIDATION
     toy: ClassVar[dict[str, Any]] = {"epochs": 30}
+    published: ClassVar[tuple[Published, ...]] = (
+        Published("cifar10", "class", {}, f"{SOURCE}, ResNet-18"),
+        Published(
+            "cifar10", "random", {"lr": 1e-3, "batch_size": 1024, "epochs": 10}, "README.md at 0961e3a, ResNet-18"
+        ),
+        Published("cifar100", "class", {"retain_batches": 6}, f"{SOURCE}, ResNet-18"),
+        Published("cifar100", "random", {"retain_batches": 6}, f"{SOURCE}, ResNet-18"),
+        Published("tiny-imagenet", "class", {"retain_batches": 6}, f"{SOURCE}, ResNet-18"),
+        Published("tiny-imagenet", "random", {"retain_batches": 6}, f"{SOURCE}, ResNet-18"),
+    )
 
     lr: Annotated[Positive, LogUniform(1e-5, 1e-2)] = 4e-4
     weight_decay: NonNegative = 0.0

@@ -19,10 +19,14 @@ from unlearnbench import (
     Method,
     NonNegative,
     Positive,
+    Published,
     Task,
     Uniform,
     make_optimizer,
 )
+
+SOURCE = "src/bash_scripts/reproduce_results.sh at 35ae25e"
+SOURCE_CLASS = "src/bash_scripts/class_reproduce_results.sh at 35ae25e"
 
 
 @dataclass(frozen=True)
@@ -38,16 +42,17 @@ class LoTUS(Method):
     Code read: https://github.com/cspartalis/LoTUS, src/unlearning_methods/lotus_class.py, src/helpers/config.py,
     eval.py and data_utils.py, src/bash_scripts/*.sh at 35ae25e.
 
-    Held against: LoTUS.unlearn, whole run of three epochs in float64, a class and random samples, the same noise and
-    accuracies: 1e-17, with BatchNorm 2e-12. Patched: one draw of noise for both targets, no shuffling.
+    Held against: LoTUS.unlearn of src/unlearning_methods/lotus_class.py at 35ae25e, whole run of 3 epochs, float64, a
+    class and random samples, equal noise: 1e-17, with BatchNorm 2e-12. Patched: one draw of noise for both targets, as
+    each sample uses one; both were told the same accuracies, because it rounds its own; its loader gives our batches.
 
     Differences: the code rounds accuracies to two decimals, here they are exact. It draws one noise for the hard and
     one for the soft target, of which each sample uses one; here one is drawn. The authors augment D_f and D_r (ResNet:
     crop on CIFAR, crop and flip on Tiny-ImageNet; ViT: nothing on CIFAR), and so do we wherever the recipe does. Their
     A(D_f; θ) is of augmented images too, as D_f keeps the training's transform; here it is of images as they are.
 
-    Defaults: the authors' for ResNet-18 and random samples; α is 2 in their scripts (CIFAR-100, MUFAC, Tiny-ImageNet,
-    every ViT), 8 for CIFAR-10, 32 for a class, and 1 where nothing is given. ViT: 3 epochs, lr 1e-6, batches of 32.
+    Defaults: the authors' for ResNet-18; for α, 1 where nothing is given, that of most of their scripts. For a ViT they
+    have 3 epochs, lr 1e-6 and batches of 32.
 
     Known failures: where classes are forgotten δ cannot fall below 0, so that it never stops early, and at τ near 1 the
     original's confident predictions of the forgotten class are the targets: a large α is needed, and as the accuracy
@@ -57,6 +62,15 @@ class LoTUS(Method):
     paper: ClassVar[str] = "Spartalis et al. 2025, LoTUS: Large-Scale Machine Unlearning, 2503.18314"
     needs: ClassVar[Access] = Access.FORGET | Access.RETAIN | Access.LABELS | Access.VALIDATION
     toy: ClassVar[dict[str, Any]] = {"lr": 3e-3, "alpha": 32.0, "batch_size": 32}
+    published: ClassVar[tuple[Published, ...]] = (
+        Published("cifar100", "random", {}, f"{SOURCE}, ResNet-18"),
+        Published("cifar10", "random", {"alpha": 8.0}, f"{SOURCE}, ResNet-18"),
+        Published("tiny-imagenet", "random", {}, f"{SOURCE}, ResNet-18"),
+        Published("mufac", "random", {}, f"{SOURCE}, ResNet-18"),
+        Published("cifar100", "class", {"alpha": 32.0}, f"{SOURCE_CLASS}, ResNet-18"),
+        Published("cifar10", "class", {"alpha": 32.0}, f"{SOURCE_CLASS}, ResNet-18"),
+        Published("tiny-imagenet", "class", {"alpha": 32.0}, f"{SOURCE_CLASS}, ResNet-18"),
+    )
 
     lr: Annotated[Positive, LogUniform(1e-6, 1e-2)] = 1e-4
     weight_decay: NonNegative = 5e-4
