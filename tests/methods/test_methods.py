@@ -314,46 +314,57 @@ def test_neggrad_plus_is_held_back_to_the_original_and_leaves_batch_statistics(d
         assert_same_parameters(unbound, expected)
 
 
-def neggrad_plus_reference(model: Classifier, task: Task, data: Data, split: Split, wrong: str) -> Classifier:
+def neggrad_plus_reference(model: Classifier, task: Task, wrong: str, *, train: bool = False) -> Classifier:
     """Two epochs: 64 to retain in batches of 20, 20, 20, 4; 32 to forget in 12, 12, 8 and the first 12 again."""
-    model, rng = deepcopy(model), task.generator("order")
-    start = [p.detach().clone() for p in model.parameters()]
-    x_r, y_r, x_f, y_f = (
-        data.x_train[split.retain],
-        data.y_train[split.retain],
-        *(column[split.forget] for column in (data.x_train, data.y_train)),
-    )
-    order = torch.randperm(32, generator=rng)
-    for epoch in (0, 1):
-        if epoch and wrong != "one order for all epochs":
-            order = torch.randperm(32, generator=rng)
-        steps = [order[:12], order[12:24], order[24:], order[:12]]
-        if epoch and wrong == "a new epoch goes on in D_f":
-            steps = [order[12:24], order[24:], order[:12], order[12:24]]
-        for step, f in enumerate(steps):
-            r = slice(20 * step, 20 * step + 20)
+    start, model = [p.detach().clone() for p in model.parameters()], deepcopy(model).train(train)
+    passes = [list(task.forget.batches(12, augment=False)) for _ in range(2)]
+    if wrong == "one order for all epochs":
+        passes[1] = passes[0]
+    for epoch, (a, b, c) in enumerate(passes):
+        steps = [a, b, c, a]
+        if wrong == "a new epoch goes on in D_f":
+            steps = [b, c, a, b] if epoch else steps
+        if wrong == "a new order within the epoch":
+            steps = [a, b, c, next(task.forget.batches(12, augment=False))]
+        for (x_r, y_r), (x_f, y_f) in zip(task.retain.batches(20, augment=False), steps, strict=True):
             pull = sum(((p - s) ** 2).sum() for p, s in zip(model.parameters(), start, strict=True))
-            retain = F.cross_entropy(model(x_r[r]), y_r[r]) + 0.5 / 2 * pull
-            loss = 0.8 * retain - 0.2 * F.cross_entropy(model(x_f[f]), y_f[f])
+            retain = F.cross_entropy(model(x_r), y_r) + 0.5 / 2 * pull
+            loss = 0.8 * retain - 0.2 * F.cross_entropy(model(x_f), y_f)
             for p, g in zip(model.parameters(), torch.autograd.grad(loss, list(model.parameters())), strict=True):
                 p.data -= 0.1 * g
     return model
 
 
-@pytest.mark.usefixtures("in_order")
-def test_neggrad_plus_cycles_the_forget_set_beside_the_retain_set(data: Data) -> None:
+@pytest.mark.parametrize("train", [False, True], ids=["eval", "batch statistics"])
+def test_neggrad_plus_cycles_the_forget_set_beside_the_retain_set(data: Data, train: bool) -> None:
     """As itertools.cycle does with a loader that shuffles: the batches of its first pass again, anew in each epoch. And
     on images as they are, whatever the recipe."""
-    data, model = double(data), network()
+    data, model = double(data), network(norm=True)
     split = split_of(data)
-    method = NegGradPlus(alpha=0.8, lr=0.1, weight_decay=0.5, batch_size=20, forget_batch_size=12, epochs=2)
-    task = task_of(method, data, split, recipe=Recipe(augment="crop_flip"))
+    method = NegGradPlus(
+        alpha=0.8, lr=0.1, weight_decay=0.5, batch_size=20, forget_batch_size=12, epochs=2, batch_statistics=train
+    )
+
+    def fresh() -> Task:
+        return task_of(method, data, split, recipe=Recipe(augment="crop_flip"))
+
+    task = fresh()
     result = method.unlearn(deepcopy(model), task)
-    assert task.counter.samples == 32 + 2 * (64 + 32 + 12)
-    assert_same_parameters(result, neggrad_plus_reference(model, task, data, split, ""))
-    for wrong in ("one order for all epochs", "a new epoch goes on in D_f"):
+    assert task.counter.samples == 2 * (64 + 32 + 12)  # what went through the network and no more
+    expected = neggrad_plus_reference(model, fresh(), "", train=train)
+    assert_same_parameters(result, expected)
+    assert_same_buffers(result, expected)
+    wrongs = ("one order for all epochs", "a new epoch goes on in D_f", "a new order within the epoch")
+    for wrong in wrongs:
         with pytest.raises(AssertionError):
-            assert_same_parameters(result, neggrad_plus_reference(model, task, data, split, wrong))
+            assert_same_parameters(result, neggrad_plus_reference(model, fresh(), wrong, train=train))
+    with pytest.raises(AssertionError):
+        assert_same_parameters(result, neggrad_plus_reference(model, fresh(), "", train=not train))
+
+
+def assert_same_buffers(one: nn.Module, other: nn.Module) -> None:
+    for found, expected in zip(one.buffers(), other.buffers(), strict=True):
+        torch.testing.assert_close(found, expected)
 
 
 @pytest.mark.usefixtures("in_order")
