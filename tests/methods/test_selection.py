@@ -14,11 +14,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from unlearnbench_methods.fisher import Fisher
 from unlearnbench_methods.lfssd import LFSSD
-from unlearnbench_methods.salun import SalUn
+from unlearnbench_methods.salun import SalUn, salient
 from unlearnbench_methods.ssd import SSD
 
 from unlearnbench.data.split import Split
 from unlearnbench.data.tensors import Data
+from unlearnbench.plan.cells import Recipe
 from unlearnbench.plan.spec import Access, AccessDenied
 from unlearnbench.training.models import Classifier
 
@@ -166,14 +167,14 @@ def test_salun_is_random_labels_on_the_most_salient_half(data: Data, monkeypatch
     labels: list[Tensor] = []
     cross_entropy = F.cross_entropy
 
-    def watch(logits: Tensor, y: Tensor, **options: Any) -> Tensor:
-        if not options:  # a step, not the gradient of the mask
-            labels.append(y)
-        return cross_entropy(logits, y, **options)
+    def watch(logits: Tensor, y: Tensor) -> Tensor:
+        labels.append(y)
+        return cross_entropy(logits, y)
 
     with monkeypatch.context() as patch:
         patch.setattr(F, "cross_entropy", watch)
         result = method.unlearn(deepcopy(model), task_of(method, data, split))
+    del labels[:2]  # of the gradient of the mask
     assert [len(y) for y in labels] == [16] * 12  # in each epoch 32 to forget, of class 0, then 64 to retain
     assert all(set(y.tolist()) == {1, 2} for y in labels)
     assert not torch.equal(torch.cat(labels[:2]), torch.cat(labels[6:8]))  # drawn anew
@@ -188,6 +189,28 @@ def test_salun_is_random_labels_on_the_most_salient_half(data: Data, monkeypatch
     assert_other_parameters(result, plain_salun(model, everything, images, labels))
     assert_other_parameters(result, plain_salun(model, rest, images, labels))
     assert_other_parameters(result, plain_salun(model, mask, images, labels, gradient_only=True))
+
+
+def test_salun_chooses_by_the_sum_over_the_batches_that_the_recipe_augments(
+    data: Data, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As generate_mask.py does: the small last batch, of 12, counts as much as the first, of 20."""
+    data, model, chosen = double(data), network(norm=True), []
+
+    def watch(gradients: Gradients, share: float) -> dict[str, Tensor]:
+        chosen.append(gradients)
+        return salient(gradients, share)
+
+    monkeypatch.setattr("unlearnbench_methods.salun.salient", watch)
+    method = SalUn(batch_size=20, epochs=1)
+    task, twin = (task_of(method, data, split_of(data), recipe=Recipe(augment="crop_flip")) for _ in range(2))
+    method.unlearn(deepcopy(model), task)
+    first, last = (gradients(model, F.cross_entropy(model(x), y)) for x, y in twin.forget.batches(20))
+    plain = gradients(model, F.cross_entropy(model(twin.forget.images()), twin.forget.labels))
+    for name, found in chosen[0].items():
+        torch.testing.assert_close(found, first[name] + last[name])
+        assert not torch.allclose(found, 2 * plain[name])
+        assert not torch.allclose(found, (20 * first[name] + 12 * last[name]) / 16)
 
 
 @pytest.mark.parametrize(("share", "count"), [(0.0, 0), (0.1, 22), (0.9, 202), (1.0, 225)])
