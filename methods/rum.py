@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from unlearnbench import Access, Method, Samples, Task, UnlearnBenchError, build, predict
+from unlearnbench import Access, Method, Published, Samples, Task, UnlearnBenchError, build, predict
 
 
 @dataclass(frozen=True)
@@ -18,16 +19,20 @@ class RUM(Method):
     """Refined unlearning meta-algorithm: D_f in thirds of low, medium and high memorisation, each unlearned in turn by
     a method of its own.
 
-    Objective: those of the methods named ``low``, ``medium`` and ``high``, with their own defaults, applied one after
-    the other to the least, the middle and the most memorised third of D_f. Each sees its third as D_f, and as D_r the
-    retain set with the thirds that are still to come; thirds already unlearned are left out. Memorisation is ranked by
-    the original's confidence in the true label: the lower, the more memorised.
+    Objective: those of the methods named ``low``, ``medium`` and ``high``, applied one after the other to the least,
+    the middle and the most memorised third of D_f; each has its own defaults but for what stands behind its name, as in
+    "finetune lr=0.1 epochs=10". Each sees its third as D_f, and as D_r the retain set with the thirds that are still to
+    come; thirds already unlearned are left out. Memorisation is ranked by the original's confidence in the true label:
+    the lower, the more memorised.
 
-    Code read: https://github.com/kairanzhao/RUM, main_rum.py, main_rum_proxy.py, main_forget.py and
-    memorization_proxy/learning_events.py at f593c9d. Held against main_forget.py at f593c9d (its choice of sets for a
-    sequence, by text, with 1 - confidence as the memorisation and its median for .5): the choice of parts and retain
-    sets alone, no weights. Of D_f of 24 to 96 samples the first and the last part are the same, and so are the retain
-    sets that follow, except for the samples in which the middle parts differ.
+    Code read: https://github.com/kairanzhao/RUM, main_rum.py, main_rum_proxy.py, main_forget.py, arg_parser.py,
+    unlearn/RL.py, README.md and memorization_proxy/learning_events.py at f593c9d.
+
+    Held against: the choice of sets for a sequence in main_forget.py (its lines by text) and FT in iterative_unlearn,
+    unlearn/FT.py and impl.py at f593c9d, whole run of three steps of fine-tuning in float64, D_f of 24 and 48 samples,
+    with and without BatchNorm, the same batches: all sets equal, the weights to 2e-16. Patched: the rank of the
+    memorisation for their score, which takes thousands of trainings and has another middle; devices. With 1 -
+    confidence, and its median for .5, the first and the last part stay equal, the middle does not.
 
     Differences: the authors rank by estimated memorisation scores (Feldman and Zhang 2020: models trained with and
     without each sample) or by proxies: confidence in the true label, highest confidence, entropy or accuracy, each
@@ -35,17 +40,29 @@ class RUM(Method):
     the first of these at the end of training alone, which needs nothing but the original. They make D_f of the lowest,
     the middle and the highest 1,000 samples of the training set; here any D_f is cut in thirds. Their middle part are
     the samples nearest to .5 (of a proxy, to its median), which may overlap the others; ours are the middle ranks.
+    main_rum.py switches augmentation off for D_f and D_r; here each part is augmented as its method does alone, so that
+    what was held against that method's authors is what runs. Their SalUn mixes both sets in one pass, which ours does
+    not, and its weight decay moves masked weights.
 
-    Defaults: the authors' best: nothing for the low third, fine-tuning for the medium, SalUn for the high
-    (main_rum.py). Each runs with its defaults here; theirs are rate .1, 10 epochs of fine-tuning and 5 of SalUn.
+    Defaults: the authors' best: nothing for the low third, fine-tuning for the medium, SalUn for the high.
 
     Known failures: confidences of a network that fits its training set are all near 1 and their order mostly chance.
     Where whole classes are forgotten, the first third stays known until the last one is unlearned. In
-    cifar10-small-tuned, class-0, the network collapsed (retain accuracy about 11%); nothing of it is tuned there.
+    cifar10-small-tuned, class-0, with the methods' own rates, the network collapsed (retain accuracy about 11%);
+    nothing of it is tuned there.
     """
 
     paper: ClassVar[str] = "Zhao et al. 2024, What makes unlearning hard and what to do about it, 2406.01257"
+    version: ClassVar[int] = 2
     needs: ClassVar[Access] = Access.FORGET | Access.RETAIN | Access.LABELS
+    published: ClassVar[tuple[Published, ...]] = (
+        Published(
+            "cifar10",
+            "random",
+            {"medium": "finetune lr=0.1 epochs=10", "high": "salun lr=0.1 epochs=5"},
+            "main_rum.py and arg_parser.py at f593c9d, ResNet-18, 3,000 samples of three levels of memorisation",
+        ),
+    )
 
     low: str = "identity"
     medium: str = "finetune"
@@ -63,13 +80,23 @@ class RUM(Method):
                     model = method.unlearn(model, request)
         return model
 
-    def method(self, name: str) -> Method:
-        method: Method = build("methods", name, {})
+    def method(self, text: str) -> Method:
+        name, *settings = text.split() or [""]
+        pairs = [setting.partition("=")[::2] for setting in settings]
+        method: Method = build("methods", name, {key: _value(value) for key, value in pairs})
         if method.needs & ~self.needs or type(method).prepare is not Method.prepare or method.scenarios is not None:
             raise UnlearnBenchError(
                 f"rum cannot run '{name}': it takes one that needs the two sets alone, in every scenario"
             )
         return method
+
+
+def _value(text: str) -> Any:
+    """A number or truth value as JSON writes it, or the text itself."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
 
 
 def memorisation(model: nn.Module, samples: Samples) -> Tensor:

@@ -11,13 +11,17 @@ import pytest
 import torch
 from method_cases import RANDOM, network, split_of, task_of
 from torch import Tensor, nn
+from unlearnbench_methods.finetune import FineTune
+from unlearnbench_methods.random_label import RandomLabel
 from unlearnbench_methods.rum import RUM, memorisation
+from unlearnbench_methods.salun import SalUn
+from unlearnbench_methods.scrub import SCRUB
 from unlearnbench_methods.sisa import SISA, Ensemble
 
 from unlearnbench.data.split import Split, make_split
 from unlearnbench.data.tensors import Data
 from unlearnbench.plan.cells import Recipe
-from unlearnbench.plan.registry import build
+from unlearnbench.plan.registry import RegistryError, build
 from unlearnbench.plan.spec import Access, Method, UnlearnBenchError
 from unlearnbench.training.loop import train
 from unlearnbench.training.task import Task
@@ -252,6 +256,22 @@ def test_rum_refuses_methods_that_need_more(data: Data, name: str, monkeypatch: 
 
 def test_rum_defaults_are_the_authors_best() -> None:
     assert (RUM().low, RUM().medium, RUM().high) == ("identity", "finetune", "salun")
+
+
+def test_rum_reads_the_settings_behind_a_name() -> None:
+    assert RUM().method("finetune lr=0.1 epochs=3") == FineTune(lr=0.1, epochs=3)
+    assert RUM().method("random_label exclude_true=false") == RandomLabel(exclude_true=False)
+    assert RUM().method("finetune") == FineTune()
+    assert RUM().method("scrub optimizer=sgd") == SCRUB(optimizer="sgd")
+    for published in RUM.published:
+        assert RUM().method(published.params["medium"]) == FineTune(lr=0.1, epochs=10)
+        assert RUM().method(published.params["high"]) == SalUn(lr=0.1, epochs=5)
+
+
+@pytest.mark.parametrize("text", ["", "nothing_of_this_name", "finetune lr", "finetune speed=1", "finetune epochs=0"])
+def test_rum_refuses_what_no_method_takes(text: str) -> None:
+    with pytest.raises(RegistryError):
+        RUM().method(text)
 
 
 def test_rum_runs_in_half_precision_what_may_and_in_full_what_must_not(
