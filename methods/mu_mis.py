@@ -23,17 +23,19 @@ class MUMIS(Method):
 
     Code read: only in a port, https://github.com/Harry24k/machine-unlearning-pytorch,
     torchunlearn/unlearn/trainers/mumis.py at d04b125, which has the loss and no rule to stop. The authors' code
-    (poppopbean0903/MU-Mis) was not read; the stopping rule follows the description of the paper (ICLR 2026). Held
-    against calculate_cost of that port at 405bab1: whole run of 6 epochs with equal other classes, with and without
-    BatchNorm, largest difference 0, float64; for the stopping rule there is no code. The authors' repository could not
-    be had in November 2026: port only.
+    (poppopbean0903/MU-Mis) was not read; the stopping rule follows the description of the paper (ICLR 2026).
+
+    Held against: calculate_cost of torchunlearn/unlearn/trainers/mumis.py at 405bab1, the port, whole run of 6 epochs,
+    float64, a class and random samples, with and without BatchNorm, the same other classes: equal to the bit. Patched:
+    the draw of other classes, to have ours. The authors' repository could not be had in November 2026, and for the
+    stopping rule there is no code.
 
     Differences: how often the authors look whether to stop is not known; here it is once an epoch, on the gradients of
     its steps. The network is in eval mode: with the statistics of the batch a sample's gradient would be that of its
-    neighbours too.
+    neighbours too. Whether the authors augment D_f is not known; we do wherever the recipe does. D_r is not used.
 
-    Defaults: ours, not the authors', whose rate, batch and threshold were not found. ``recovery`` 1 is the point where
-    the paper sees the accuracy of the rest at its best.
+    Defaults: ours, not the authors', whose rate, batch and threshold were not found; so nothing is declared as
+    published. ``recovery`` 1 is the point where the paper sees the accuracy of the rest at its best.
 
     Known failures: the loss has no lower bound: past its stopping point, or with too large a rate, the gradient of the
     other classes grows without end. Where that gradient rises from the start, as on digits with a forgotten class,

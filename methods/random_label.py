@@ -24,13 +24,14 @@ class RandomLabel(Method):
 
     Held against: RL in iterative_unlearn, Classification/unlearn/RL.py and impl.py at a6e89fd without mask,
     ``exclude_true`` off, whole run of four epochs in float64, with and without BatchNorm, the same labels: 7e-17.
-    Patched: devices, the draw of labels.
+    Patched: devices, because they ask for a GPU; the draw of labels, to have ours.
 
     Differences: that code draws labels from all classes, so that one in K stays true; ``exclude_true`` (on) draws from
     the others. The authors augment D_f and D_r (crop and flip on CIFAR, nothing on SVHN), so do we wherever the recipe
     does.
 
     Defaults: Unlearn-Sparse's (2304.04934) batch, momentum, weight decay, rate and epochs, for ResNet-18 on CIFAR-10.
+    The README of the code read has values for SalUn alone.
 
     Known failures: forget samples end below the confidence of unseen ones, which an attack can see.
     """
