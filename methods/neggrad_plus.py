@@ -26,6 +26,7 @@ from unlearnbench import (
     make_optimizer,
 )
 
+# Of both notebooks that use train_negrad.
 LATER = {"alpha": 0.9999, "weight_decay": 0.0, "epochs": 5, "batch_statistics": True}
 
 
