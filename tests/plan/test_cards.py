@@ -112,6 +112,25 @@ def test_every_method_has_a_whole_card(name: str) -> None:
     assert re.search(r"https://\S+.* at [0-9a-f]{7}", read) or re.match(r"(not read|none needed|only in a port)", read)
 
 
+def compared(held: str) -> bool:
+    """Whether it has authors' file and revision, how much was run, the largest difference, and what was patched."""
+    parts = [r"\bat [0-9a-f]{7}\b", r"whole run|step|importance", r"\de-\d+|equal to the bit", r"Patched: \S+"]
+    return all(re.search(part, held) for part in parts)
+
+
+@pytest.mark.parametrize("name", registry.names("methods"))
+def test_every_card_says_what_the_method_was_held_against(name: str) -> None:
+    held = sections(registry.load("methods", name))["Held against"]
+    assert compared(held) or re.match(r"nothing: .{15}", held)
+
+
+def test_most_methods_were_held_against_their_authors_code() -> None:
+    methods = [registry.load("methods", name) for name in registry.names("methods")]
+    held = [compared(sections(method)["Held against"]) for method in methods if method.role != "control"]
+    assert len(held) == 46
+    assert sum(held) >= 40
+
+
 def test_sections_are_read_as_paragraphs() -> None:
     class Method:
         """What it is.
