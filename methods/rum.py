@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from unlearnbench import Access, Method, Published, Samples, Task, UnlearnBenchError, build, predict
+from unlearnbench import Access, Method, Samples, Task, UnlearnBenchError, build, predict
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,10 @@ class RUM(Method):
     what was held against that method's authors is what runs. Their SalUn mixes both sets in one pass, which ours does
     not, and its weight decay moves masked weights.
 
-    Defaults: the authors' best: nothing for the low third, fine-tuning for the medium, SalUn for the high.
+    Defaults: the authors' best: nothing for the low third, fine-tuning for the medium, SalUn for the high. Their
+    main_rum.py gives the rate .1 to both, in 10 and 5 epochs (3,000 samples of CIFAR-10, ResNet-18): medium "finetune
+    lr=0.1 epochs=10", high "salun lr=0.1 epochs=5". That is not declared as published, which every suite would follow:
+    on digits 7 runs of 10 of a network without BatchNorm ended without finite outputs.
 
     Known failures: confidences of a network that fits its training set are all near 1 and their order mostly chance.
     Where whole classes are forgotten, the first third stays known until the last one is unlearned. In
@@ -55,14 +58,6 @@ class RUM(Method):
     paper: ClassVar[str] = "Zhao et al. 2024, What makes unlearning hard and what to do about it, 2406.01257"
     version: ClassVar[int] = 2
     needs: ClassVar[Access] = Access.FORGET | Access.RETAIN | Access.LABELS
-    published: ClassVar[tuple[Published, ...]] = (
-        Published(
-            "cifar10",
-            "random",
-            {"medium": "finetune lr=0.1 epochs=10", "high": "salun lr=0.1 epochs=5"},
-            "main_rum.py and arg_parser.py at f593c9d, ResNet-18, 3,000 samples of three levels of memorisation",
-        ),
-    )
 
     low: str = "identity"
     medium: str = "finetune"
