@@ -81,7 +81,7 @@ class SCRUB(Method):
     )  # fmt: skip
 
     optimizer: Literal["adam", "sgd"] = "adam"
-    lr: Annotated[Positive, LogUniform(5e-5, 5e-3)] = 5e-4
+    lr: Annotated[Positive, LogUniform(5e-5, 5e-2)] = 5e-4
     momentum: Fraction = 0.9
     weight_decay: NonNegative = 0.1
     gamma: NonNegative = 1.0
