@@ -162,3 +162,17 @@ def test_a_law_stays_as_it_was_written() -> None:
     """typing keeps one of two annotations that compare equal, whichever was made first."""
     written = [Annotated[float, Uniform(0, 1)], Annotated[float, Uniform(0, 1.0)]]
     assert [repr(get_args(one)[1]) for one in written] == ["Uniform(low=0, high=1)", "Uniform(low=0, high=1.0)"]
+
+
+def test_what_authors_published_is_shown_with_its_sources() -> None:
+    shown = card("methods", "lotus")
+    published = shown[shown.index("published settings:\n") :]
+    assert "  cifar10, class         alpha=32.0; src/bash_scripts/class_reproduce_results.sh at 35ae25e" in published
+    assert "  cifar100, random       the defaults; src/bash_scripts/reproduce_results.sh at 35ae25e" in published
+    assert card("methods", "mu_mis").endswith("published settings:\n  none")
+    assert "published" not in card("methods", "identity")
+
+
+@pytest.mark.parametrize("name", registry.names("methods"))
+def test_lines_of_a_card_are_not_too_long(name: str) -> None:
+    assert max(map(len, card("methods", name).splitlines())) <= 120

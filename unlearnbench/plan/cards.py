@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import textwrap
 from collections.abc import Mapping
 from importlib.resources import files
 from typing import Any, get_type_hints
@@ -16,6 +17,7 @@ from unlearnbench.plan.suites import packaged
 
 # Of a method's docstring, in order.
 SECTIONS = ("Objective", "Code read", "Held against", "Differences", "Defaults", "Known failures")
+WIDTH = 120  # of a line
 BOUNDS = {"exclusiveMinimum": ">", "minimum": ">=", "exclusiveMaximum": "<", "maximum": "<="}
 
 
@@ -115,7 +117,7 @@ def _parameters(cls: type[Configured]) -> dict[str, str]:
 def _published(method: type[Method]) -> dict[str, str]:
     """By dataset and kind of scenario what the authors used, and where they say so."""
     return {
-        str(entry): f"{', '.join(f'{k} = {v}' for k, v in entry.params.items()) or 'the defaults'}; {entry.source}"
+        str(entry): f"{', '.join(f'{k}={v}' for k, v in entry.params.items()) or 'the defaults'}; {entry.source}"
         for entry in method.published
     }
 
@@ -141,5 +143,6 @@ def _law(schema: Mapping[str, Any]) -> str:
 
 
 def _table(facts: Mapping[str, str]) -> list[str]:
-    width = max(map(len, facts), default=0) + 2
-    return [f"  {key:<{width}}{value}" for key, value in facts.items()]
+    width = max(map(len, facts), default=0) + 4
+    lines = {f"  {key}".ljust(width): textwrap.wrap(value, WIDTH - width) or [""] for key, value in facts.items()}
+    return [start + f"\n{' ' * width}".join(parts) for start, parts in lines.items()]
