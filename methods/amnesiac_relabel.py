@@ -39,8 +39,8 @@ class AmnesiacRelabel(Method):
     Defaults: those of the first, the same for all its networks, datasets and scenarios.
 
     Known failures: samples that look alike get labels that contradict each other, so that it may leave the forget set
-    at unusually low confidence, which an attack sees. Three epochs at this rate are few steps: on digits they unlearn a
-    class in part, random samples not.
+    at unusually low confidence, which an attack sees. Three epochs at the default rate are few steps: in digits-all,
+    random-10, nearly all of D_f is known after them.
     """
 
     paper: ClassVar[str] = "Graves et al. 2021, Amnesiac Machine Learning, 2010.10981"

@@ -37,8 +37,8 @@ class Influence(Method):
     derived.
 
     Known failures: an original that fits D_f has gradients near 0, so that alpha must be large before anything changes,
-    and nothing says how large; one step too long ruins the retain set. In digits-all, class-8, alpha 1 left four models
-    of five about as they were and ruined one.
+    and nothing says how large; one step too long ruins the retain set. In digits-all alpha 1 left every model about
+    as it was.
     """
 
     paper: ClassVar[str] = "Jia et al. 2023, Model Sparsity Can Simplify Machine Unlearning, 2304.04934"

@@ -60,8 +60,8 @@ class L2UL(Method):
     ascent has no bound below, so that they are not declared as published, which every suite would follow.
 
     Known failures: to misclassify every sample is more than retraining does where D_f is drawn at random. The ascent
-    tips over: in digits-all, random-10, four models of five kept D_f and one fell to chance; with 100 epochs one in
-    five of 8x8 digits ended without a finite output.
+    tips over: in digits-all, random-10, four models of five kept D_f and one lost more than half of all it knew;
+    with 100 epochs one in five of 8x8 digits ended without a finite output.
     """
 
     paper: ClassVar[str] = "Cha et al. 2024, Learning to Unlearn, AAAI 2024, 2301.11578"

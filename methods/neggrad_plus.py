@@ -54,7 +54,7 @@ class NegGradPlus(Method):
     the pull towards θo.
 
     Known failures: the ascent has no bound below; how far it goes hangs on α, the rate and the number of steps. In
-    digits-all, class-8, some models lost the class and others kept it, and some retain accuracy was lost.
+    digits-all, class-8, at the α published for CIFAR-10 (.9999), every model kept the class.
     """
 
     paper: ClassVar[str] = "Kurmanji et al. 2023, Towards Unbounded Machine Unlearning, 2302.09880"

@@ -41,8 +41,9 @@ class SSD(Method):
     Known failures: D_f is part of D. Were I a mean over samples, I(D_f)/I(D) could not be above |D|/|D_f|, and α 10
     would change nothing where a tenth of the data or more is forgotten. Of batches that does not hold: each counts the
     same, a small last one of D_f as much as a full one, and in D the samples of D_f share batches with others. In
-    digits-all, class-8, four of five models kept the class and one lost it. α and λ must be tuned for each problem, and
-    the range between nothing and ruin is narrow. Of samples forgotten at random hardly a weight is specific.
+    digits-all every model kept class-8, and in random-10 one of five lost much of all it knew. α and λ must be tuned
+    for each problem, and the range between nothing and ruin is narrow. Of samples forgotten at random hardly a weight
+    is specific.
     """
 
     paper: ClassVar[str] = (
