@@ -106,7 +106,7 @@ def run(
     suite
         A packaged suite (unlearnbench list suites) or the path of a .toml file.
     methods
-        Only these of the suite's methods, or other registered ones with their defaults; "all" for every registered one.
+        Only these of the suite's methods, or other registered ones; "all" for every registered one.
         The oracle always runs: every gap is measured against it.
     scenarios
         Only these of the suite's scenarios.

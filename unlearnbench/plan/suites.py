@@ -237,7 +237,7 @@ def _chosen_methods(suite: Suite, chosen: Sequence[str]) -> dict[str, dict[str, 
     wanted = dict.fromkeys([*oracles, *everything, *(name for name in chosen if name != "all")])
     registered: dict[str, dict[str, Any]] = {label: {} for label in wanted if label not in suite.methods}
     for label in registered:
-        load("methods", label)  # not one of the suite's labels: it must be a registered method, and gets its defaults
+        load("methods", label)  # not one of the suite's labels: it must be a registered method
     order = [*suite.methods, *registered]
     return {label: suite.methods.get(label, {}) for label in order if label in wanted}
 
