@@ -11,7 +11,7 @@ from unlearnbench.plan.suites import make_plan
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks/results"
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-START = README.index("## What it found on digits")
+START = README.index("## What it found\n")
 SAID = " ".join(README[START : README.index("## ", START + 3)].split())
 
 
@@ -108,6 +108,20 @@ def test_the_distance_as_models() -> None:
     assert f"the untouched original {points(klom['identity'], 2)} and random weights {klom['random_init']:.1f}" in SAID
     retain, test = (full(name)["mean"]["camu"] for name in ("klom_retain", "klom_test"))
     assert f"CaMU's models are far on D_r ({retain:.1f}) and on the test set ({test:.1f}), too" in SAID
+
+
+def test_mnist() -> None:
+    known = table("mnist", "comparison").query("scenario == 'class-0'").set_index(["metric", "method"])["mean"]
+    assert known["fa", "camu"] == 0
+    gaps = average_gaps("mnist", "class-0")
+    near = f"is {points(gaps.loc['camu', 'distance'], 1)} points from the oracle"
+    assert f"{near}, where other retrains are {points(gaps['floor'].iloc[0], 1)}" in SAID
+    assert all(known["fa", method] > 99 for method in ("finetune", "gradient_ascent", "neggrad_plus"))
+    assert f"{known['ra', 'random_label']:.0f}% of D_r is right" in SAID
+    everything = table("mnist", "gaps").query("metric == 'avg_gap' and scenario == 'random-10'").set_index("method")
+    untouched = everything.loc["identity", "distance"]
+    assert (average_gaps("mnist", "random-10")["distance"] > untouched).all()
+    assert f"the untouched original, at {points(untouched, 1)} points" in SAID
 
 
 def test_the_costs() -> None:
